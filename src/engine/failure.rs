@@ -1,0 +1,115 @@
+//! How an attempt can end badly, in the words the whole product uses.
+
+use std::fmt::Display;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+/// Longest message that is stored with an attempt; longer ones are cut at a character boundary.
+pub const MESSAGE_BYTES_MAX: usize = 2_000;
+
+/// Why an attempt failed. Codes are stable `snake_case`: dead letters are grouped by them.
+///
+/// Messages are stored, logged and shown to operators, so they carry no secret and no personal data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cause {
+    /// Stable name of the failure, for example `widget_not_found`.
+    pub code: &'static str,
+    /// One line for a person, at most [`MESSAGE_BYTES_MAX`] bytes.
+    pub message: String,
+    /// Status of the upstream's answer, where one arrived.
+    pub http_status: Option<u16>,
+}
+
+/// The outcome of an attempt that did not succeed. `decide` turns it into a verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Failure {
+    /// Trying again cannot help: dead letter now.
+    Permanent(Cause),
+    /// Costs an attempt and backs off; not before `not_before` where the upstream named a time.
+    Transient {
+        /// What happened.
+        cause: Cause,
+        /// The upstream's Retry-After, already clamped by the caller.
+        not_before: Option<DateTime<Utc>>,
+    },
+    /// The upstream refuses more traffic: pauses the bucket for the whole fleet, costs no attempt.
+    Throttled {
+        /// `provider/class`, for example `cxone/profiles`; the tenant is the job's.
+        bucket: String,
+        /// When the bucket may be used again.
+        until: DateTime<Utc>,
+        /// What happened.
+        cause: Cause,
+    },
+    /// Somebody else changed what we want to change: a dead letter that a person can decide.
+    Conflict {
+        /// The document when it was first read.
+        base: Value,
+        /// What the job wants.
+        ours: Value,
+        /// What stands there now.
+        theirs: Value,
+    },
+    /// The job is no longer this worker's: write nothing.
+    LeaseLost,
+}
+
+impl Failure {
+    /// A failure that no retry can mend.
+    pub fn permanent(code: &'static str, error: impl Display) -> Self {
+        Self::Permanent(Cause::new(code, error))
+    }
+
+    /// A failure that may pass.
+    pub fn transient(code: &'static str, error: impl Display) -> Self {
+        Self::Transient { cause: Cause::new(code, error), not_before: None }
+    }
+
+    /// The bucket `provider/class` is closed until `until`.
+    pub fn throttled(bucket: impl Into<String>, until: DateTime<Utc>, code: &'static str, error: impl Display) -> Self {
+        Self::Throttled { bucket: bucket.into(), until, cause: Cause::new(code, error) }
+    }
+
+    /// Adds the status of the upstream's answer.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        match &mut self {
+            Self::Permanent(cause) | Self::Transient { cause, .. } | Self::Throttled { cause, .. } => {
+                cause.http_status = Some(status);
+            }
+            Self::Conflict { .. } | Self::LeaseLost => {}
+        }
+        self
+    }
+
+    /// Adds the earliest time for the next attempt of a transient failure.
+    #[must_use]
+    pub fn not_before(mut self, at: Option<DateTime<Utc>>) -> Self {
+        if let Self::Transient { not_before, .. } = &mut self {
+            *not_before = at;
+        }
+        self
+    }
+
+    /// The stable code that dead letters are grouped by.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Permanent(cause) | Self::Transient { cause, .. } | Self::Throttled { cause, .. } => cause.code,
+            Self::Conflict { .. } => "conflict",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+}
+
+impl Cause {
+    /// A cause with its message bounded.
+    pub fn new(code: &'static str, error: impl Display) -> Self {
+        let mut message = format!("{error:#}");
+        if message.len() > MESSAGE_BYTES_MAX {
+            let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+            message.truncate(cut);
+        }
+        Self { code, message, http_status: None }
+    }
+}
