@@ -1,0 +1,2 @@
+//! One typed client per upstream. A client knows paths, headers and the meaning of replies; what a failure means for
+//! the job is said once, in [`failure`].
