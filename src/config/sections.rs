@@ -1,0 +1,213 @@
+//! The sections of the settings, each with the checks of its own keys.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::reader::Reader;
+
+/// `[database]`
+#[derive(Debug, Clone)]
+pub(crate) struct DatabaseSection {
+    /// None: the private cluster.
+    pub(crate) url: Option<SecretString>,
+    /// Most connections of one process.
+    pub(crate) pool_max: u32,
+    /// Longest wait for a connection.
+    pub(crate) connect_timeout: Duration,
+}
+
+impl DatabaseSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let mut section = Self {
+            url: None,
+            pool_max: reader.number("database.pool_max", 2..=200),
+            connect_timeout: Duration::from_secs(reader.number("database.connect_timeout_s", 1..=300)),
+        };
+        if let Some(url) = reader.optional_text("database.url")
+            && let Err(problem) = section.set_url(&url)
+        {
+            reader.problem("database.url", &problem);
+        }
+        section
+    }
+
+    /// Takes `url` if it is one of Postgres. The error does not hold the URL, which holds a password.
+    pub(crate) fn set_url(&mut self, url: &str) -> Result<(), String> {
+        let scheme = Url::parse(url).map(|parsed| parsed.scheme().to_owned());
+        match scheme.as_deref() {
+            Ok("postgres" | "postgresql") => {
+                self.url = Some(url.to_owned().into());
+                Ok(())
+            }
+            _ => Err("must be a URL like postgres://user:password@host:5432/database".to_owned()),
+        }
+    }
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterSection {
+    /// Home of the private Postgres.
+    pub(crate) dir: PathBuf,
+    /// Where the server's programs are; None: searched.
+    pub(crate) bin_dir: Option<PathBuf>,
+}
+
+impl ClusterSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let dir = reader.optional_text("cluster.dir");
+        if dir.is_none() {
+            reader.problem("cluster.dir", "must name a directory");
+        }
+        Self {
+            dir: dir.unwrap_or_default().into(),
+            bin_dir: reader.optional_text("cluster.bin_dir").map(PathBuf::from),
+        }
+    }
+}
+
+/// `[worker]`
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerSection {
+    /// Jobs in hand at once, in one process.
+    pub(crate) concurrency: u16,
+    /// Kinds to work on; empty: all.
+    pub(crate) kinds: Vec<String>,
+    /// How long running jobs may finish after a stop was asked for.
+    pub(crate) grace: Duration,
+}
+
+impl WorkerSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            concurrency: reader.number("worker.concurrency", 1..=1_000),
+            kinds: reader.words("worker.kinds"),
+            grace: Duration::from_secs(reader.number("worker.grace_s", 0..=600)),
+        }
+    }
+}
+
+/// `[profiles]`
+#[derive(Debug, Clone)]
+pub(crate) struct ProfilesSection {
+    /// One TOML file a tenant.
+    pub(crate) dir: PathBuf,
+}
+
+impl ProfilesSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self { dir: reader.text("profiles.dir").into() }
+    }
+}
+
+/// `[sinks.…]`: where events go.
+#[derive(Debug, Clone)]
+pub(crate) struct SinksSection {
+    /// File of the file sink; None: no file sink.
+    pub(crate) file_path: Option<PathBuf>,
+}
+
+impl SinksSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self { file_path: reader.optional_text("sinks.file.path").map(PathBuf::from) }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum LogFormat {
+    /// For people on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[telemetry]`
+#[derive(Clone)]
+pub(crate) struct TelemetrySection {
+    /// Filter of the log, in the syntax of `RUST_LOG`.
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+    /// Base URL of an OTLP receiver over HTTP; None: no traces and no metrics.
+    pub(crate) otlp_endpoint: Option<Url>,
+    /// Headers for the receiver, as `name=value,name=value`. Often a token.
+    pub(crate) otlp_headers: SecretString,
+    pub(crate) service_name: String,
+    /// Share of the traces that start here and are kept.
+    pub(crate) sample_ratio: f64,
+    /// How often metrics are sent.
+    pub(crate) export_interval: Duration,
+}
+
+impl TelemetrySection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let endpoint = reader.optional_text("telemetry.otlp_endpoint").and_then(|text| {
+            let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            if url.is_none() {
+                reader.problem("telemetry.otlp_endpoint", "must be a URL like http://127.0.0.1:4318");
+            }
+            url
+        });
+        let headers: SecretString = reader.text("telemetry.otlp_headers").into();
+        if header_pairs(&headers).is_none() {
+            reader.problem("telemetry.otlp_headers", "must be written as name=value,name=value");
+        }
+        let log = reader.text("telemetry.log");
+        if tracing_subscriber::EnvFilter::try_new(&log).is_err() {
+            reader.problem("telemetry.log", "must be a filter like info,backhaul_engine=debug");
+        }
+        Self {
+            log,
+            log_format: reader.choice(
+                "telemetry.log_format",
+                &[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)],
+            ),
+            otlp_endpoint: endpoint,
+            otlp_headers: headers,
+            service_name: reader.text("telemetry.service_name"),
+            sample_ratio: reader.share("telemetry.sample_ratio"),
+            export_interval: Duration::from_secs(reader.number("telemetry.export_interval_s", 1..=3_600)),
+        }
+    }
+
+    /// The receiver's headers as pairs; they were checked when the settings were read.
+    pub(crate) fn otlp_header_pairs(&self) -> Vec<(String, String)> {
+        header_pairs(&self.otlp_headers).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for TelemetrySection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The endpoint may carry a password, the headers a token.
+        formatter
+            .debug_struct("TelemetrySection")
+            .field("log", &self.log)
+            .field("log_format", &self.log_format)
+            .field("otlp", &self.otlp_endpoint.is_some())
+            .field("service_name", &self.service_name)
+            .field("sample_ratio", &self.sample_ratio)
+            .field("export_interval", &self.export_interval)
+            .finish()
+    }
+}
+
+fn header_pairs(headers: &SecretString) -> Option<Vec<(String, String)>> {
+    let text = headers.expose_secret().trim();
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    text.split(',')
+        .map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            let (name, value) = (name.trim(), value.trim());
+            let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            (is_name && value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '))
+                .then(|| (name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
