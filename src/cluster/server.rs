@@ -19,8 +19,12 @@ use super::{DATABASE, Durability, SUPERUSER, binaries::Binaries, place::Place, r
 const READY_MAX: Duration = Duration::from_secs(30);
 /// Longest time for `initdb`, which takes about a second on an idle machine.
 const INITDB_MAX: Duration = Duration::from_secs(60);
-/// A port that was free a moment ago can be taken before the server binds it.
-const PORT_TRIES_MAX: u32 = 5;
+/// A port that was free a moment ago can be taken before the server binds it, and the backends of a killed server
+/// take a moment to end.
+const TRIES_MAX: u32 = 5;
+const ORPHANS_END: Duration = Duration::from_secs(1);
+/// No system gives a process this number.
+const NO_PROCESS: i32 = i32::MAX - 1;
 /// How much of the server's log an error shows.
 const LOG_TAIL_BYTES: u64 = 2_000;
 /// A log that has grown beyond this is put aside at the next start.
@@ -81,8 +85,8 @@ pub(super) fn start(
         // Somebody started it and died before it answered, or it is still recovering.
         return wait_until_answers(place, record);
     }
-    remove_stale_pid_file(place)?;
-    for tried in 1..=PORT_TRIES_MAX {
+    defuse_lock_files(place, &record.sockets)?;
+    for tried in 1..=TRIES_MAX {
         record.port = free_port(if tried == 1 { record.port } else { 0 })?;
         fresh_log(place)?;
         write_private(place, &place.data().join("backhaul.conf"), &settings(record, durability))?;
@@ -97,11 +101,13 @@ pub(super) fn start(
         let limit = READY_MAX + Duration::from_secs(5);
         match run(place, &mut pg_ctl, "starting Postgres", limit, Stdio::null()) {
             Ok(()) => return wait_until_answers(place, record),
-            Err(_) if tried < PORT_TRIES_MAX && log_tail(place).contains("could not bind") => {}
+            Err(error) if tried == TRIES_MAX => return Err(error),
+            Err(_) if log_tail(place).contains("could not bind") => {}
+            Err(_) if log_tail(place).contains("shared memory block") => thread::sleep(ORPHANS_END),
             Err(error) => return Err(error),
         }
     }
-    bail!("no free loopback port could be bound in {PORT_TRIES_MAX} tries")
+    bail!("Postgres did not start in {TRIES_MAX} tries")
 }
 
 /// Stops the server: clients are disconnected, their transactions rolled back.
@@ -155,13 +161,26 @@ fn command_line(pid: u32) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn remove_stale_pid_file(place: &Place) -> Result<()> {
+/// Makes what a killed server left harmless to the next one.
+///
+/// Postgres takes a live process with the number in its lock files for another server, also when it is a stranger or
+/// a zombie. The number is replaced and the file kept: its other lines let Postgres notice orphaned backends.
+fn defuse_lock_files(place: &Place, sockets: &Path) -> Result<()> {
     let path = place.data().join("postmaster.pid");
-    match fs::remove_file(&path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot remove the stale {}", path.display())),
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
+            write_private(place, &path, &format!("{NO_PROCESS}\n{rest}"))?;
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
+    // The directory is this cluster's alone, and its server is not running.
+    for entry in fs::read_dir(sockets).with_context(|| format!("cannot list {}", sockets.display()))? {
+        let path = entry.with_context(|| format!("cannot list {}", sockets.display()))?.path();
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn wait_until_answers(place: &Place, record: &Record) -> Result<()> {
