@@ -1,2 +1,8 @@
 //! One typed client per upstream. A client knows paths, headers and the meaning of replies; what a failure means for
 //! the job is said once, in [`failure`].
+
+pub mod failure;
+pub mod session;
+
+pub use failure::Trouble;
+pub use session::Session;

@@ -1,0 +1,319 @@
+//! What a widget-patch job asks for, checked to the last member before any call.
+
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::settings::Rules;
+use crate::{
+    css,
+    depth::depth,
+    fields::{Fields, Placed, list, text},
+    pointer::Pointer,
+    problem::Problems,
+    safe_text,
+};
+
+/// Deepest document that the widget gateway takes.
+const DEPTH_MAX: usize = 5;
+/// Most event listeners in one job.
+const LISTENERS_MAX: usize = 50;
+/// Most members of a listener's payload.
+const LISTENER_MEMBERS_MAX: usize = 20;
+/// Longest text of a listener's payload, in UTF-16 units.
+const LISTENER_TEXT_MAX: usize = 1_024;
+/// Longest callback URL.
+const URL_MAX: usize = 2_048;
+/// Longest entity tag.
+const ETAG_MAX: usize = 256;
+/// Largest CSS z-index: browsers hold it in 32 bits.
+const Z_INDEX_MAX: u64 = 2_147_483_647;
+
+/// The widget's events that a listener can name.
+const EVENTS: [&str; 6] =
+    ["message_sent", "message_received", "widget_open", "widget_close", "agent_assigned", "transcript_export"];
+
+/// A checked payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The configuration to change.
+    pub configuration_id: String,
+    /// The members to set, in the gateway's names. Sparse: what the job does not mention is not there.
+    pub patch: Value,
+    /// The entity tag that the caller saw.
+    pub expected_etag: Option<String>,
+    /// Who is told once the change is live.
+    pub callback_url: Option<Url>,
+}
+
+/// Checks `payload` against the schema and the tenant's rules. Reports everything that is wrong.
+pub fn check(payload: &Value, rules: &Rules) -> Result<Request, Problems> {
+    let mut problems = Problems::new();
+    let request = read(payload, rules, &mut problems);
+    problems.or(request)
+}
+
+fn read(payload: &Value, rules: &Rules, problems: &mut Problems) -> Option<Request> {
+    let mut fields = Fields::of(payload, Pointer::root(), problems);
+    let id = fields.required("configurationId", problems);
+    let id = id.and_then(|placed| configuration_id(placed, problems));
+    let theme = fields.optional("theme", problems).map(|placed| theme(placed, rules, problems));
+    let listeners = fields.optional("eventListeners", problems).map(|placed| listeners(&placed, rules, problems));
+    let layout = fields.optional("layout", problems).map(|placed| layout(placed, problems));
+    let metadata = fields.optional("metadata", problems).map(|placed| metadata(placed, problems));
+    let expected_etag = fields.optional("expectedEtag", problems).and_then(|placed| etag(placed, problems));
+    let callback_url = fields.optional("callbackUrl", problems).and_then(|placed| callback(placed, problems));
+    fields.end(problems);
+
+    let mut patch = Map::new();
+    let parts = [("theme", theme), ("layout", layout), ("metadata", metadata)];
+    patch.extend(parts.into_iter().filter_map(|(name, part)| {
+        let part = part.filter(|part| !part.is_empty())?;
+        Some((name.to_owned(), Value::Object(part)))
+    }));
+    if let Some(listeners) = listeners.filter(|listeners| !listeners.is_empty()) {
+        patch.insert("eventListeners".into(), Value::Array(listeners));
+    }
+    if patch.is_empty() && problems.is_empty() {
+        problems.add(&Pointer::root(), "changes nothing; give theme, eventListeners, layout or metadata");
+    }
+    let patch = if rules.full_document { with_defaults(&patch) } else { Value::Object(patch) };
+    if depth(&patch) > DEPTH_MAX {
+        problems.add(&Pointer::root(), format!("is nested deeper than {DEPTH_MAX} levels; flatten it"));
+    }
+    Some(Request { configuration_id: id?, patch, expected_etag, callback_url })
+}
+
+fn configuration_id(placed: Placed<'_>, problems: &mut Problems) -> Option<String> {
+    let at = placed.1.clone();
+    let id = text(placed, 128, problems)?;
+    if id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+        return Some(id.to_owned());
+    }
+    problems.add(&at, "may hold letters, digits, _ and - only");
+    None
+}
+
+fn theme((value, at): Placed<'_>, rules: &Rules, problems: &mut Problems) -> Map<String, Value> {
+    type Grammar = fn(&str) -> Result<(), &'static str>;
+    const PROPERTIES: [(&str, &str, Grammar); 4] = [
+        ("primary", "primaryColor", css::colour),
+        ("secondary", "secondaryColor", css::colour),
+        ("font", "fontFamily", css::font),
+        ("borderRadius", "borderRadius", css::radius),
+    ];
+    let mut wire = Map::new();
+    let mut fields = Fields::of(value, at, problems);
+    for (name, wire_name, grammar) in PROPERTIES {
+        let Some(placed) = fields.optional(name, problems) else { continue };
+        let at = placed.1.clone();
+        let Some(text) = text(placed, 256, problems) else { continue };
+        match grammar(text) {
+            Ok(()) => {
+                wire.insert(wire_name.to_owned(), json!(text));
+            }
+            Err(expected) => problems.add(&at, expected),
+        }
+    }
+    if let Some(placed) = fields.optional("size", problems) {
+        let at = placed.1.clone();
+        match text(placed, 64, problems) {
+            Some(size) if rules.sizes.iter().any(|known| known == size) => {
+                wire.insert("widgetSize".to_owned(), json!(size));
+            }
+            Some(_) => problems.add(&at, format!("must be one of {}", rules.sizes.join(", "))),
+            None => {}
+        }
+    }
+    fields.end(problems);
+    wire
+}
+
+fn listeners(placed: &Placed<'_>, rules: &Rules, problems: &mut Problems) -> Vec<Value> {
+    let mut wire: Vec<Value> = Vec::new();
+    for (value, at) in list(placed, LISTENERS_MAX, problems) {
+        let mut fields = Fields::of(value, at.clone(), problems);
+        let event = fields.required("event", problems).and_then(|placed| event(placed, problems));
+        let action = fields.required("action", problems).and_then(|placed| action(placed, rules, problems));
+        let payload = fields.optional("payload", problems).map(|placed| listener_payload(placed, problems));
+        fields.end(problems);
+        let (Some(event), Some(action)) = (event, action) else { continue };
+        if wire.iter().any(|other| other["eventType"] == event && other["action"] == action) {
+            problems.add(&at, "names the same event and action as a listener before it");
+        }
+        let mut listener = Map::new();
+        listener.insert("eventType".into(), json!(event));
+        listener.insert("action".into(), json!(action));
+        if let Some(payload) = payload {
+            listener.insert("payload".into(), Value::Object(payload));
+        }
+        wire.push(Value::Object(listener));
+    }
+    wire
+}
+
+fn event<'v>(placed: Placed<'v>, problems: &mut Problems) -> Option<&'v str> {
+    let at = placed.1.clone();
+    let event = text(placed, 64, problems)?;
+    if EVENTS.contains(&event) {
+        return Some(event);
+    }
+    problems.add(&at, format!("must be one of {}", EVENTS.join(", ")));
+    None
+}
+
+fn action<'v>(placed: Placed<'v>, rules: &Rules, problems: &mut Problems) -> Option<&'v str> {
+    let at = placed.1.clone();
+    let action = text(placed, 64, problems)?;
+    if rules.actions.iter().any(|known| known == action) {
+        return Some(action);
+    }
+    problems.add(&at, format!("must be an action that the profile allows: {}", rules.actions.join(", ")));
+    None
+}
+
+/// Scalars only, so that the document stays within the gateway's depth.
+fn listener_payload((value, at): Placed<'_>, problems: &mut Problems) -> Map<String, Value> {
+    let Some(members) = value.as_object() else {
+        problems.add(&at, "must be an object");
+        return Map::new();
+    };
+    if members.len() > LISTENER_MEMBERS_MAX {
+        problems.add(&at, format!("has {} members, more than {LISTENER_MEMBERS_MAX}", members.len()));
+        return Map::new();
+    }
+    for (name, member) in members {
+        let at = at.member(name);
+        if !super::settings::is_name(name, 64) {
+            problems.add(&at, "is no member name: a letter, then letters, digits, _ . and -, at most 64");
+        }
+        match member {
+            Value::Bool(_) | Value::Number(_) => {}
+            Value::String(text) if crate::fields::utf16_units(text) > LISTENER_TEXT_MAX => {
+                problems.add(&at, format!("is longer than {LISTENER_TEXT_MAX} UTF-16 units"));
+            }
+            Value::String(text) => {
+                if let Err(expected) = safe_text::check(text) {
+                    problems.add(&at, expected);
+                }
+            }
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                problems.add(&at, "must be a string, a number or a boolean");
+            }
+        }
+    }
+    members.clone()
+}
+
+fn layout((value, at): Placed<'_>, problems: &mut Problems) -> Map<String, Value> {
+    let mut wire = Map::new();
+    let mut fields = Fields::of(value, at, problems);
+    if let Some(placed) = fields.optional("position", problems) {
+        let at = placed.1.clone();
+        match text(placed, 32, problems) {
+            Some(position) if position.split('-').all(is_lower_word) => {
+                wire.insert("position".into(), json!(position));
+            }
+            Some(_) => problems.add(&at, "must be lower-case words joined by hyphens, such as bottom-right"),
+            None => {}
+        }
+    }
+    if let Some((value, at)) = fields.optional("zIndex", problems) {
+        match value.as_u64().filter(|&index| index <= Z_INDEX_MAX) {
+            Some(index) => {
+                wire.insert("zIndex".into(), json!(index));
+            }
+            None => problems.add(&at, format!("must be a whole number from 0 to {Z_INDEX_MAX}")),
+        }
+    }
+    if let Some((value, at)) = fields.optional("mobileResponsive", problems) {
+        match value.as_bool() {
+            Some(responsive) => {
+                wire.insert("mobileResponsive".into(), json!(responsive));
+            }
+            None => problems.add(&at, "must be true or false"),
+        }
+    }
+    fields.end(problems);
+    wire
+}
+
+fn is_lower_word(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase())
+}
+
+fn metadata((value, at): Placed<'_>, problems: &mut Problems) -> Map<String, Value> {
+    let mut wire = Map::new();
+    let mut fields = Fields::of(value, at, problems);
+    for (name, units_max) in [("lastModifiedBy", 128), ("version", 32)] {
+        let Some(placed) = fields.optional(name, problems) else { continue };
+        let at = placed.1.clone();
+        let Some(text) = text(placed, units_max, problems) else { continue };
+        match safe_text::check(text) {
+            Ok(()) => {
+                wire.insert(name.to_owned(), json!(text));
+            }
+            Err(expected) => problems.add(&at, expected),
+        }
+    }
+    fields.end(problems);
+    wire
+}
+
+/// A weak or strong entity tag. A star is none: it would overwrite whatever stands there.
+fn etag(placed: Placed<'_>, problems: &mut Problems) -> Option<String> {
+    let at = placed.1.clone();
+    let tag = text(placed, ETAG_MAX, problems)?;
+    let opaque = tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    if opaque.is_some_and(|opaque| opaque.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')) {
+        return Some(tag.to_owned());
+    }
+    problems.add(&at, "must be an entity tag as it was read, such as W/\"abc\"; a star is not accepted");
+    None
+}
+
+fn callback(placed: Placed<'_>, problems: &mut Problems) -> Option<Url> {
+    let at = placed.1.clone();
+    let url = Url::parse(text(placed, URL_MAX, problems)?).ok().filter(|url| {
+        url.scheme() == "https"
+            && url.host().is_some()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.fragment().is_none()
+    });
+    if url.is_none() {
+        problems.add(&at, "must be an https URL without user, password and fragment");
+    }
+    url
+}
+
+/// The whole document that the gateway's own editor writes: its defaults where the job says nothing.
+fn with_defaults(patch: &Map<String, Value>) -> Value {
+    let defaults = json!({
+        "theme": {
+            "primaryColor": "#0073e6",
+            "secondaryColor": "#f0f4f8",
+            "fontFamily": "system-ui, -apple-system, sans-serif",
+            "borderRadius": "8px",
+            "widgetSize": "medium",
+        },
+        "layout": {"position": "bottom-right", "zIndex": 9999, "mobileResponsive": true},
+        "metadata": {"lastModifiedBy": "api-customizer", "version": "1.0.0"},
+    });
+    let mut document = crate::merge::overlay(&defaults, &Value::Object(patch.clone()), &[]);
+    for listener in document["eventListeners"].as_array_mut().into_iter().flatten() {
+        if let Some(listener) = listener.as_object_mut() {
+            listener.entry("payload").or_insert_with(|| json!({}));
+        }
+    }
+    // Indexing with [] above adds a null where the job names no listeners.
+    if let Some(document) = document.as_object_mut()
+        && document.get("eventListeners").is_some_and(Value::is_null)
+    {
+        document.remove("eventListeners");
+    }
+    document
+}
+
+#[cfg(test)]
+#[path = "payload_tests.rs"]
+mod tests;
