@@ -1,0 +1,149 @@
+//! What was last synced of a thread, complete, as ids and content hashes: small enough to keep for every thread, and
+//! free of texts and names.
+
+use std::collections::{BTreeMap, HashSet};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    settings::CrmSyncSettings,
+    thread::{Item, Thread, ThreadEvent, Told},
+};
+
+/// The state of one thread after its last sync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The source's version; absent where it gives none.
+    pub version: Option<u64>,
+    /// Last change at the source.
+    pub updated_at: DateTime<Utc>,
+    /// The thread it was merged into.
+    pub parent: Option<String>,
+    /// The status Backhaul gave it in the CRM, if any.
+    pub status: Option<String>,
+    /// Random, part of every hash: equal texts of two threads have different hashes, and lists of hashed phrases are
+    /// of no use.
+    pub salt: String,
+    /// Message id -> content hash.
+    pub messages: BTreeMap<String, String>,
+    /// Participant id -> content hash.
+    pub participants: BTreeMap<String, String>,
+}
+
+/// What an incoming thread means to a thread that was synced before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Push the difference to the snapshot.
+    Difference,
+    /// Nothing in it is new.
+    Known,
+    /// The event alone cannot tell what is right: ask the source and look at the CRM's record.
+    Reconcile(&'static str),
+}
+
+impl Snapshot {
+    /// Before the first sync. `salt` is random text.
+    pub fn empty(salt: String) -> Self {
+        Self {
+            version: None,
+            updated_at: DateTime::UNIX_EPOCH,
+            parent: None,
+            status: None,
+            salt,
+            messages: BTreeMap::new(),
+            participants: BTreeMap::new(),
+        }
+    }
+
+    /// Content hash of one item: 128 bits of SHA-256 over the salt and the content.
+    pub(crate) fn hash(&self, item: &impl Item) -> String {
+        let digest = Sha256::new().chain_update(&self.salt).chain_update([0]).chain_update(item.content()).finalize();
+        BASE64_URL_SAFE_NO_PAD.encode(&digest[..16])
+    }
+
+    /// The state after `thread` has been synced. What the thread does not mention stays.
+    pub fn after(&self, thread: &Thread, settings: &CrmSyncSettings) -> Self {
+        let mut next = self.clone();
+        next.version = thread.version.or(self.version);
+        next.updated_at = thread.updated_at.max(self.updated_at);
+        match &thread.parent {
+            Told::Nothing => {}
+            Told::Null => next.parent = None,
+            Told::Value(parent) => next.parent = Some(parent.clone()),
+        }
+        if let Some(status) = status_change(self, thread, settings) {
+            next.status = Some(status);
+        }
+        if let Some(messages) = &thread.messages {
+            next.messages = messages.iter().map(|item| (item.id.clone(), self.hash(item))).collect();
+        }
+        if let Some(participants) = &thread.participants {
+            next.participants = participants.iter().map(|item| (item.id.clone(), self.hash(item))).collect();
+        }
+        next
+    }
+
+    /// Whether the snapshot already says everything that `thread` says.
+    pub fn covers(&self, thread: &Thread) -> bool {
+        let same_parent = match &thread.parent {
+            Told::Nothing => true,
+            Told::Null => self.parent.is_none(),
+            Told::Value(parent) => self.parent.as_ref() == Some(parent),
+        };
+        same_parent
+            && thread.messages.as_ref().is_none_or(|items| self.same(&self.messages, items))
+            && thread.participants.as_ref().is_none_or(|items| self.same(&self.participants, items))
+    }
+
+    fn same<T: Item>(&self, known: &BTreeMap<String, String>, items: &[T]) -> bool {
+        known.len() == items.len() && items.iter().all(|item| known.get(item.id()) == Some(&self.hash(item)))
+    }
+
+    /// What to do with an event. Versions are compared as integers; without them, content decides.
+    pub fn read(&self, thread: &Thread) -> Reading {
+        let (Some(known), Some(incoming)) = (self.version, thread.version) else {
+            return if self.covers(thread) { Reading::Known } else { Reading::Difference };
+        };
+        if known.checked_add(1) == Some(incoming) {
+            Reading::Difference
+        } else if incoming > known {
+            Reading::Reconcile("version_gap")
+        } else if self.covers(thread) {
+            Reading::Known
+        } else if incoming == known {
+            Reading::Reconcile("same_version_other_content")
+        } else {
+            // It may hold messages that no later event repeated.
+            Reading::Reconcile("late_version")
+        }
+    }
+
+    /// The ids of messages that Backhaul brought to the CRM, for telling them from the CRM's own.
+    pub(crate) fn message_ids(&self) -> HashSet<&str> {
+        self.messages.keys().map(String::as_str).collect()
+    }
+
+    /// As [`Snapshot::message_ids`].
+    pub(crate) fn participant_ids(&self) -> HashSet<&str> {
+        self.participants.keys().map(String::as_str).collect()
+    }
+}
+
+/// The status that the thread is to get, where its event calls for a change: a merged child is closed, and one that
+/// is split off again is open.
+pub(crate) fn status_change(before: &Snapshot, thread: &Thread, settings: &CrmSyncSettings) -> Option<String> {
+    let merged = before.status.as_ref() == Some(&settings.merged_status);
+    match (&thread.parent, thread.event) {
+        (Told::Value(_), Some(ThreadEvent::Merged)) if !merged => Some(settings.merged_status.clone()),
+        (Told::Null, _) if merged => Some(settings.reopened_status.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
