@@ -1,0 +1,162 @@
+//! Reads the sections `[callback]`, `[probe]` and `[webhook]`.
+
+use std::time::Duration;
+
+use reqwest::header::HeaderName;
+
+use super::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, WebhookProfile, document::Section};
+use crate::{redact::Secret, sign, tls::ExtraRoots};
+
+pub(super) fn callback(section: Option<Section<'_>>) -> CallbackProfile {
+    let Some(mut section) = section else { return CallbackProfile::default() };
+    let allow_hosts = section.allow_hosts();
+    let secrets = secrets(&mut section);
+    for secret in &secrets {
+        if let Err(what) = sign::key(secret) {
+            section.error("secret", what);
+        }
+    }
+    // A secret that is set but unreadable was reported by its own key.
+    if !allow_hosts.is_empty() && !["secret", "secret_env", "secret_file"].iter().any(|key| section.has(key)) {
+        section.error("secret_env", "is not set; callbacks are always signed, name an environment variable or a file");
+    }
+    let extra_roots = section.ca_file();
+    section.finish();
+    CallbackProfile { allow_hosts, secrets, extra_roots }
+}
+
+/// The current secret, and the previous one during a rotation.
+fn secrets(section: &mut Section<'_>) -> Vec<Secret> {
+    let current = section.secret("secret");
+    let previous = section.secret("previous_secret");
+    if previous.is_some() && current.is_none() {
+        section.missing("secret_env", "is not set, although a previous secret is");
+    }
+    current.into_iter().chain(previous).collect()
+}
+
+impl Default for ProbeProfile {
+    fn default() -> Self {
+        Self {
+            allow_hosts: Vec::new(),
+            extra_roots: ExtraRoots::default(),
+            timeout: Duration::from_secs(5),
+            path: "webchat".to_owned(),
+            url_template: None,
+            user_agent: "Genesys-Channel-Configurator/1.0".to_owned(),
+            origin: None,
+            // A name that RFC 2606 keeps from ever being anybody's site.
+            foreign_origin: "https://foreign-origin.invalid".to_owned(),
+            check_foreign_origin: true,
+            first_message: None,
+            rollback: false,
+        }
+    }
+}
+
+pub(super) fn probe(section: Option<Section<'_>>) -> ProbeProfile {
+    let mut probe = ProbeProfile::default();
+    let Some(mut section) = section else { return probe };
+    probe.allow_hosts = section.allow_hosts();
+    probe.extra_roots = section.ca_file();
+    if let Some(timeout_ms) = section.number("timeout_ms", 100..=30_000) {
+        probe.timeout = Duration::from_millis(timeout_ms);
+    }
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    probe.path = owned(section.text("path")).unwrap_or(probe.path);
+    probe.url_template = owned(section.text("url_template"));
+    if probe.url_template.as_ref().is_some_and(|template| !template.starts_with("wss://")) {
+        section.error("url_template", "must begin with wss://");
+    }
+    for (key, target) in [("user_agent", &mut probe.user_agent), ("foreign_origin", &mut probe.foreign_origin)] {
+        if let Some(text) = section.text(key) {
+            if reqwest::header::HeaderValue::from_str(text).is_err() {
+                section.error(key, "cannot stand in a header");
+            }
+            text.clone_into(target);
+        }
+    }
+    probe.origin = owned(section.text("origin"));
+    probe.check_foreign_origin = section.flag("check_foreign_origin", true);
+    probe.first_message = owned(section.text("first_message"));
+    probe.rollback = section.flag("rollback", false);
+    section.finish();
+    probe
+}
+
+impl Default for SignatureRules {
+    /// Standard Webhooks.
+    fn default() -> Self {
+        Self {
+            header: HeaderName::from_static("webhook-signature"),
+            timestamp_header: HeaderName::from_static("webhook-timestamp"),
+            encoding: SignatureEncoding::Base64,
+            prefix: "v1,".to_owned(),
+            template: "{id}.{timestamp}.{body}".to_owned(),
+            tolerance: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for WebhookProfile {
+    fn default() -> Self {
+        Self {
+            allow_hosts: Vec::new(),
+            public_url: None,
+            secrets: Vec::new(),
+            signature: SignatureRules::default(),
+            delivery_id_header: HeaderName::from_static("webhook-id"),
+            body_bytes_max: 256 * 1024,
+            park_invalid: false,
+        }
+    }
+}
+
+pub(super) fn webhook(section: Option<Section<'_>>) -> WebhookProfile {
+    let mut webhook = WebhookProfile::default();
+    let Some(mut section) = section else { return webhook };
+    let insecure = section.flag("insecure", false);
+    webhook.allow_hosts = section.allow_hosts();
+    webhook.public_url = section.url("public_url", insecure);
+    webhook.secrets = secrets(&mut section);
+    webhook.delivery_id_header = section.header("delivery_id_header", "webhook-id");
+    if let Some(bytes) = section.number("body_bytes_max", 1_024..=16 * 1024 * 1024) {
+        webhook.body_bytes_max = usize::try_from(bytes).unwrap_or(webhook.body_bytes_max);
+    }
+    webhook.park_invalid = section.flag("park_invalid", false);
+    if let Some(table) = section.table("signature") {
+        webhook.signature = signature(table);
+    }
+    section.finish();
+    webhook
+}
+
+fn signature(mut section: Section<'_>) -> SignatureRules {
+    let mut rules = SignatureRules {
+        header: section.header("header", "webhook-signature"),
+        timestamp_header: section.header("timestamp_header", "webhook-timestamp"),
+        ..SignatureRules::default()
+    };
+    let encoding = section.word("encoding", SignatureEncoding::WORDS);
+    // Another encoding is another scheme: the prefix of Standard Webhooks would refuse every delivery.
+    if encoding == Some(SignatureEncoding::Hex) {
+        rules.prefix.clear();
+        "{timestamp}.{body}".clone_into(&mut rules.template);
+    }
+    rules.encoding = encoding.unwrap_or(rules.encoding);
+    if section.has("prefix") {
+        // An empty prefix is a prefix: `text` would refuse it.
+        rules.prefix = section.any_text("prefix").unwrap_or_default().to_owned();
+    }
+    if let Some(template) = section.text("template") {
+        if !template.contains("{body}") || !template.contains("{timestamp}") {
+            section.error("template", "must hold {timestamp} and {body}, or old deliveries could be sent again");
+        }
+        template.clone_into(&mut rules.template);
+    }
+    if let Some(seconds) = section.number("tolerance_s", 1..=3_600) {
+        rules.tolerance = Duration::from_secs(seconds);
+    }
+    section.finish();
+    rules
+}
