@@ -34,8 +34,13 @@ impl Problems {
     /// Notes that something is wrong `at`. Beyond the bound further problems are dropped: the first hundred are
     /// enough to act on.
     pub fn add(&mut self, at: &Pointer, message: impl Into<String>) {
+        self.push(Problem { pointer: at.as_str().to_owned(), message: message.into() });
+    }
+
+    /// Takes a problem that was noted elsewhere over, within the same bound.
+    pub fn push(&mut self, problem: Problem) {
         if self.list.len() < PROBLEMS_MAX {
-            self.list.push(Problem { pointer: at.as_str().to_owned(), message: message.into() });
+            self.list.push(problem);
         }
     }
 

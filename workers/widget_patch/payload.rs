@@ -77,7 +77,7 @@ fn read(payload: &Value, rules: &Rules, problems: &mut Problems) -> Option<Reque
         problems.add(&Pointer::root(), "changes nothing; give theme, eventListeners, layout or metadata");
     }
     let patch = if rules.full_document { with_defaults(&patch) } else { Value::Object(patch) };
-    if depth(&patch) > DEPTH_MAX {
+    if depth(&patch) > DEPTH_MAX && problems.is_empty() {
         problems.add(&Pointer::root(), format!("is nested deeper than {DEPTH_MAX} levels; flatten it"));
     }
     Some(Request { configuration_id: id?, patch, expected_etag, callback_url })
