@@ -1,13 +1,19 @@
 //! What an attempt sees of its job, and the steps it takes.
 
-use std::future::Future;
+use std::{collections::HashMap, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::Failure;
+use crate::{
+    clock::Clock,
+    events::{self, EventColumns, EventRow},
+    failure::Failure,
+    pacing::Pacer,
+    steps::StepTable,
+};
 
 /// The facts of the job that an attempt works on.
 #[derive(Debug, Clone)]
@@ -16,6 +22,8 @@ pub struct JobInfo {
     pub id: i64,
     /// Durable name of the kind.
     pub kind: String,
+    /// Version of the payload.
+    pub version: i16,
     /// Whose work it is.
     pub tenant: String,
     /// Transient failures so far, counted anew after every finished step.
@@ -24,12 +32,16 @@ pub struct JobInfo {
     pub max_attempts: u16,
     /// How often a worker died with this job in its hands.
     pub rescues: u16,
+    /// How often it came back from the dead letters.
+    pub replays: u16,
     /// When the job was accepted.
     pub enqueued_at: DateTime<Utc>,
     /// Database role that enqueued it.
     pub enqueued_by: String,
     /// After this moment the job is dead.
     pub deadline_at: DateTime<Utc>,
+    /// Its ordering key, where it has one.
+    pub ordering_key: Option<String>,
     /// W3C trace context of the producer.
     pub traceparent: Option<String>,
 }
@@ -83,45 +95,63 @@ impl<T> Done<T> {
     }
 }
 
-/// Hands out the tokens of this tenant's upstream limits. Cheap to clone into a step.
-#[derive(Clone)]
-pub struct Pacer {
-    _todo: (),
-}
-
-impl Pacer {
-    /// Waits for one token of the bucket `provider/class`, or fails as throttled when the bucket is closed or its
-    /// next token is far away. Returns at once where the bucket has no limit.
-    pub async fn take(&self, bucket: &str) -> Result<(), Failure> {
-        let _ = bucket;
-        todo!()
-    }
+/// What an attempt leaves behind for settle.
+#[derive(Default)]
+pub(crate) struct Leftovers {
+    pub events: Vec<EventRow>,
+    pub stepped: bool,
+    /// A finished step started the count of failures anew.
+    pub attempts_reset: bool,
+    pub step: Option<String>,
 }
 
 /// One attempt's view of its job.
 pub struct JobContext {
-    _todo: (),
+    job: Arc<JobInfo>,
+    table: StepTable,
+    pacer: Pacer,
+    clock: Clock,
+    cancel: CancellationToken,
+    steps: Option<HashMap<String, (bool, Value)>>,
+    left: Leftovers,
 }
 
 impl JobContext {
+    pub(crate) fn new(
+        job: Arc<JobInfo>,
+        table: StepTable,
+        pacer: Pacer,
+        clock: Clock,
+        cancel: CancellationToken,
+    ) -> Self {
+        // A job that nobody has touched yet has no steps, and needs no look.
+        let fresh = !table.may_have_steps;
+        let steps = fresh.then(HashMap::new);
+        Self { job, table, pacer, clock, cancel, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
+    }
+
+    pub(crate) fn into_leftovers(self) -> Leftovers {
+        self.left
+    }
+
     /// The job's facts.
     pub fn job(&self) -> &JobInfo {
-        todo!()
+        &self.job
     }
 
     /// The database's clock.
     pub fn now(&self) -> DateTime<Utc> {
-        todo!()
+        self.clock.now()
     }
 
     /// Cancelled when the job is cancelled or lost. The attempt's future is dropped too; this is for what it spawned.
     pub fn cancelled(&self) -> &CancellationToken {
-        todo!()
+        &self.cancel
     }
 
     /// The limits of this job's tenant.
     pub fn pacer(&self) -> Pacer {
-        todo!()
+        self.pacer.clone()
     }
 
     /// Runs `call` once in the life of the job: its result is stored, and later attempts get it back.
@@ -132,8 +162,12 @@ impl JobContext {
         F: FnOnce(String) -> Fut,
         Fut: Future<Output = Result<Done<T>, Failure>>,
     {
-        let _ = (name, call);
-        todo!()
+        if let Some(output) = self.finished(name).await? {
+            return Ok(output);
+        }
+        self.left.step = Some(name.to_owned());
+        let done = call(self.table.key(name)).await?;
+        self.finish(name, done).await
     }
 
     /// As [`JobContext::step`], but the step is marked begun before its call, so that `call` learns whether an
@@ -144,25 +178,72 @@ impl JobContext {
         F: FnOnce(String, Begun) -> Fut,
         Fut: Future<Output = Result<Done<T>, Failure>>,
     {
-        let _ = (name, call);
-        todo!()
+        if let Some(output) = self.finished(name).await? {
+            return Ok(output);
+        }
+        self.left.step = Some(name.to_owned());
+        let begun = match self.steps().await?.contains_key(name) {
+            true => Begun::OutcomeUnknown,
+            false => {
+                self.left.stepped = true;
+                self.table.put(name, false, &Value::Null, EventColumns::default(), &[]).await?;
+                self.steps().await?.insert(name.to_owned(), (false, Value::Null));
+                Begun::Now
+            }
+        };
+        let done = call(self.table.key(name), begun).await?;
+        self.finish(name, done).await
     }
 
     /// The stored result of a finished step.
     pub async fn step_result<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
-        let _ = name;
-        todo!()
+        self.finished(name).await
     }
 
     /// What this kind remembers of `resource` for this tenant, from earlier jobs.
     pub async fn memory(&mut self, resource: &str) -> Result<Option<Value>, Failure> {
-        let _ = resource;
-        todo!()
+        self.table.memory(resource).await
     }
 
     /// Queues an audit event that commits with the end of the attempt, whatever the end is.
     pub fn audit(&mut self, event: AuditEvent) {
-        let _ = event;
-        todo!()
+        self.left.events.push(events::of_kind(event, &self.job, self.left.step.as_deref(), self.clock.now()));
+    }
+
+    async fn steps(&mut self) -> Result<&mut HashMap<String, (bool, Value)>, Failure> {
+        if self.steps.is_none() {
+            self.steps = Some(self.table.load().await?);
+        }
+        Ok(self.steps.get_or_insert_default())
+    }
+
+    async fn finished<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
+        let Some((true, output)) = self.steps().await?.get(name) else { return Ok(None) };
+        serde_json::from_value(output.clone()).map(Some).map_err(|error| {
+            Failure::permanent("step_output_unreadable", format!("step {name} was stored in another shape: {error}"))
+        })
+    }
+
+    async fn finish<T: Serialize>(&mut self, name: &str, done: Done<T>) -> Result<T, Failure> {
+        let output = serde_json::to_value(&done.value)
+            .map_err(|error| Failure::permanent("step_output_unstorable", format!("step {name}: {error}")))?;
+        let now = self.clock.now();
+        let mut columns = EventColumns::default();
+        for event in done.audit {
+            columns.push(&self.job, events::of_kind(event, &self.job, Some(name), now));
+        }
+        let memories: Vec<Value> = done
+            .memory
+            .into_iter()
+            .map(|(resource, value)| {
+                json!({ "job": self.job.id, "tenant": self.job.tenant, "kind": self.job.kind, "resource": resource, "value": value })
+            })
+            .collect();
+        self.left.stepped = true;
+        self.table.put(name, true, &output, columns, &memories).await?;
+        self.left.attempts_reset = true;
+        self.left.step = None;
+        self.steps().await?.insert(name.to_owned(), (true, output));
+        Ok(done.value)
     }
 }

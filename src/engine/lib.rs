@@ -1,9 +1,38 @@
 //! The engine: jobs, claims, settles, steps, pacing, dead letters, events and their relay, on plain Postgres.
+//!
+//! It knows no HTTP, no command line and no job kind. `docs/ARCHITECTURE.md` is its map.
 
-pub mod context;
-pub mod failure;
-pub mod job;
+mod apalis;
+mod attempt;
+mod claim;
+mod clock;
+mod context;
+mod decide;
+pub mod events;
+mod failure;
+mod hands;
+mod job;
+mod maintenance;
+mod metrics;
+mod migrate;
+mod pacing;
+mod reconnect;
+mod registry;
+mod relay;
+mod settle;
+mod steps;
+mod store;
+mod trace;
+mod wake;
+mod worker;
 
-pub use context::{AuditEvent, Begun, Done, JobContext, JobInfo, Pacer};
-pub use failure::{Cause, Failure};
+pub use clock::Clock;
+pub use context::{AuditEvent, Begun, Done, JobContext, JobInfo};
+pub use failure::{Cause, Failure, MESSAGE_BYTES_MAX};
 pub use job::{Job, KindSpec};
+pub use migrate::{check_version, known_version, migrate, register_kinds, schema_version};
+pub use pacing::{Pacer, set_limit};
+pub use registry::Registry;
+pub use relay::{SealedEvent, Sink};
+pub use store::{Store, StoreError};
+pub use worker::{WorkerOptions, run_worker};

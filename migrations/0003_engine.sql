@@ -1,0 +1,529 @@
+-- The protocol: promote, claim, settle, rescue, sweep, seal. Functions rather than statements sent by workers, because
+-- each needs several statements with fresh snapshots in one round trip. Planner switches are set per function: the
+-- statistics of queue tables are always stale, and every access below has its index.
+
+-- Gives due jobs their place. Lanes and cursors come into being here, in a short transaction of ours.
+-- `after` is a hint: look only at jobs due later than that, so that index entries of jobs promoted long ago, which a
+-- held snapshot keeps alive, are not walked again and again.
+create function backhaul.promote(p_limit integer, p_after timestamptz) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_ids bigint[];
+    v_start double precision;
+begin
+    perform pg_current_xact_id();
+    select array_agg(d.id) into v_ids from (
+        select j.id from backhaul.jobs j
+        where j.due_at > p_after and j.due_at <= clock_timestamp() and j.rescues < 2
+        order by j.due_at limit p_limit for update skip locked
+    ) d;
+    if v_ids is null then
+        return 0;
+    end if;
+    insert into backhaul.lanes (kind, version, tenant)
+    select distinct j.kind, j.version, j.tenant from backhaul.jobs j
+    where j.id = any (v_ids) and j.lane is null
+      and not exists (select from backhaul.lanes l where l.kind = j.kind and l.version = j.version and l.tenant = j.tenant)
+    order by 1, 2, 3
+    on conflict do nothing;
+    -- The fair share of a lane that wakes starts at the others' present, so that rest earns no arrears.
+    select coalesce(min(c.pass), 0) into v_start from backhaul.cursors c where c.awake;
+    insert into backhaul.cursors as x (lane, priority, pass, served_at)
+    select distinct l.id, j.priority, v_start, now()
+    from backhaul.jobs j join backhaul.lanes l on l.kind = j.kind and l.version = j.version and l.tenant = j.tenant
+    where j.id = any (v_ids)
+    order by 1, 2
+    on conflict (lane, priority) do update set
+        awake = true, settled = false, cooling = null,
+        pass = greatest(x.pass, excluded.pass), served_at = clock_timestamp()
+        where not x.awake;
+    update backhaul.jobs j set lane = l.id, due_at = null, seq = nextval('backhaul.job_seq')
+    from (select u.id, u.n from unnest(v_ids) with ordinality as u (id, n) order by u.n) d
+    join backhaul.jobs o on o.id = d.id
+    join backhaul.lanes l on l.kind = o.kind and l.version = o.version and l.tenant = o.tenant
+    where j.id = d.id;
+    return cardinality(v_ids);
+end $$;
+
+-- Takes up to `want` tokens of a bucket at once, so that its row is not hot. `wait_ms` is set where none was granted.
+create function backhaul.bucket_take(p_tenant text, p_name text, p_want integer,
+                                     out granted integer, out wait_ms bigint, out why text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    b backhaul.buckets;
+    v_burst double precision;
+    v_rate double precision;
+    v_now timestamptz;
+begin
+    select x.* into b from backhaul.buckets x where x.tenant = p_tenant and x.name = p_name for update;
+    v_now := clock_timestamp();
+    if b.blocked_until > v_now then
+        granted := 0;
+        wait_ms := ceil(extract(epoch from b.blocked_until - v_now) * 1000);
+        why := coalesce(b.blocked_why, 'blocked');
+        return;
+    end if;
+    if b.per_minute is null then
+        granted := p_want;
+        return;
+    end if;
+    v_burst := greatest(1, floor(b.per_minute * 0.02));
+    v_rate := greatest(b.per_minute - v_burst, 0.5) / 60.0;
+    b.tokens := least(v_burst, b.tokens + v_rate * greatest(0, extract(epoch from v_now - b.refilled_at)));
+    granted := least(p_want, floor(b.tokens)::integer);
+    if granted = 0 then
+        wait_ms := ceil((1 - b.tokens) / v_rate * 1000);
+        why := 'limit';
+    end if;
+    update backhaul.buckets x set tokens = b.tokens - granted, refilled_at = v_now
+    where x.tenant = p_tenant and x.name = p_name;
+end $$;
+
+-- States a limit; the tokens start empty but for one, so that a restart is no burst.
+create function backhaul.bucket_limit(p_tenant text, p_name text, p_per_minute integer) returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.buckets as x (tenant, name, per_minute, tokens) values (p_tenant, p_name, p_per_minute, 1)
+    on conflict (tenant, name) do update set per_minute = excluded.per_minute
+    where x.per_minute is distinct from excluded.per_minute
+$$;
+
+-- Reserves ordering keys for the given candidates (in claim order) and returns those that may run; the others are
+-- parked as blocked, or put back as due where the holder is just ending. Never waits on a row of jobs.
+create function backhaul.reserve_keys(p_ids bigint[]) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_run bigint[];
+    v_park bigint[];
+    v_sure bigint[];
+begin
+    -- A free key goes to the oldest job of the key that could run: usually the candidate itself, else the older job
+    -- that waits in another lane or priority. In key order, so that two claims cannot deadlock.
+    insert into backhaul.key_holders (tenant, ordering_key, job_id)
+    select distinct on (j.tenant, j.ordering_key) j.tenant, j.ordering_key,
+        coalesce((select min(o.id) from backhaul.jobs o
+                  where o.tenant = j.tenant and o.ordering_key = j.ordering_key and o.id < j.id
+                    and (o.due_at is null or o.due_at <= clock_timestamp())), j.id)
+    from unnest(p_ids) with ordinality as u (id, n) join backhaul.jobs j on j.id = u.id
+    where not exists (select from backhaul.key_holders h
+                      where h.tenant = j.tenant and h.ordering_key = j.ordering_key)
+    order by j.tenant, j.ordering_key, u.n
+    on conflict do nothing;
+    select array_agg(j.id) filter (where h.job_id = j.id),
+           array_agg(j.id) filter (where h.job_id is distinct from j.id)
+    into v_run, v_park
+    from unnest(p_ids) as u (id) join backhaul.jobs j on j.id = u.id
+    left join backhaul.key_holders h on h.tenant = j.tenant and h.ordering_key = j.ordering_key;
+    if v_park is null then
+        return v_run;
+    end if;
+    -- Parking is sure to be noticed only while the holder cannot end: hold its row for this transaction. Whoever is
+    -- just ending holds the lock itself; then the job comes back in a moment instead of waiting for the sweep.
+    with guarded as (
+        select h.tenant, h.ordering_key from backhaul.key_holders h
+        where (h.tenant, h.ordering_key) in (select j.tenant, j.ordering_key from backhaul.jobs j where j.id = any (v_park))
+        for share skip locked
+    )
+    select array_agg(j.id) into v_sure from backhaul.jobs j
+    join guarded g on g.tenant = j.tenant and g.ordering_key = j.ordering_key
+    where j.id = any (v_park);
+    update backhaul.jobs j set seq = null,
+        due_at = case when j.id = any (coalesce(v_sure, '{}')) then null else clock_timestamp() + interval '5 ms' end
+    where j.id = any (v_park);
+    return v_run;
+end $$;
+
+-- Moves cursors and leases what lies behind them. Commits without waiting for the disk: a lost claim is only claimed
+-- again. Lanes are served by effective priority (one level up for every thirty seconds without service), then by
+-- virtual time; a claim spreads over at most sixteen of them.
+create function backhaul.claim(p_worker uuid, p_kinds text[], p_want integer, p_due_after timestamptz)
+returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
+               max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
+               enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
+               fresh boolean)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    c record;
+    v_left integer := p_want;
+    v_share integer;
+    v_position bigint;
+    v_ids bigint[];
+    v_seqs bigint[];
+    v_keyed bigint[];
+    v_run bigint[];
+    v_last bigint;
+    v_lease bigint;
+    v_leases bigint[] := '{}';
+    v_jobs bigint[] := '{}';
+    v_paid text[] := '{}';
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    if not exists (select from backhaul.workers w where w.id = p_worker) then
+        raise exception 'worker_unknown: this worker was given up for dead'
+            using errcode = 'BH030', hint = 'register again under a new id';
+    end if;
+    if exists (select from backhaul.jobs j
+               where j.due_at > p_due_after and j.due_at <= clock_timestamp() and j.rescues < 2) then
+        perform backhaul.promote(greatest(p_want * 2, 200), p_due_after);
+    end if;
+    for c in
+        select r.*, row_number() over (order by r.rank, r.pass) as nth, count(*) over () as lanes from (
+            select x.lane, x.priority, x.pass, l.weight, l.tenant, k.pacing[1] as bucket,
+                   exists (select from backhaul.buckets b
+                           where b.tenant = l.tenant and b.name = k.pacing[1] and b.per_minute is not null) as limited,
+                   x.priority - least(x.priority,
+                       floor(extract(epoch from clock_timestamp() - x.served_at) / 30))::integer as rank
+            from backhaul.cursors x
+            join backhaul.lanes l on l.id = x.lane
+            join backhaul.kinds k on k.kind = l.kind and k.version = l.version
+            cross join lateral (select from backhaul.jobs j
+                                where j.lane = x.lane and j.priority = x.priority and j.seq > x.position limit 1) work
+            where x.awake and not l.paused and not k.paused and (l.kind || '@' || l.version) = any (p_kinds)
+              and not exists (select from backhaul.buckets b
+                              where b.tenant = l.tenant and b.name = any (k.pacing) and b.blocked_until > clock_timestamp())
+            order by rank, x.pass
+            limit least(p_want, 16)) r
+        order by nth
+    loop
+        select x.position into v_position from backhaul.cursors x
+        where x.lane = c.lane and x.priority = c.priority for update skip locked;
+        continue when not found;
+        v_share := ceil(v_left / (c.lanes - c.nth + 1)::numeric);
+        if c.limited then
+            select t.granted into v_share from backhaul.bucket_take(c.tenant, c.bucket, v_share) t;
+            continue when v_share = 0;
+        end if;
+        select array_agg(j.id order by j.seq), array_agg(j.seq order by j.seq), max(j.seq),
+               array_agg(j.id order by j.seq) filter (where j.ordering_key is not null)
+        into v_ids, v_seqs, v_last, v_keyed
+        from (select n.id, n.seq, n.ordering_key from backhaul.jobs n
+              where n.lane = c.lane and n.priority = c.priority and n.seq > v_position
+              order by n.seq limit v_share) j;
+        if v_ids is not null and v_keyed is not null then
+            v_run := backhaul.reserve_keys(v_keyed);
+            select array_agg(u.id order by u.seq), array_agg(u.seq order by u.seq) into v_ids, v_seqs
+            from unnest(v_ids, v_seqs) as u (id, seq)
+            where u.id <> all (v_keyed) or u.id = any (coalesce(v_run, '{}'));
+        end if;
+        if c.limited and coalesce(cardinality(v_ids), 0) < v_share then
+            update backhaul.buckets b set tokens = b.tokens + v_share - coalesce(cardinality(v_ids), 0)
+            where b.tenant = c.tenant and b.name = c.bucket;
+        end if;
+        continue when v_last is null;
+        update backhaul.cursors x set position = v_last, served_at = clock_timestamp(),
+            pass = x.pass + coalesce(cardinality(v_ids), 0)::double precision / c.weight
+        where x.lane = c.lane and x.priority = c.priority;
+        continue when v_ids is null;
+        insert into backhaul.leases (worker, lane, priority, seqs)
+        values (p_worker, c.lane, c.priority, v_seqs) returning leases.id into v_lease;
+        v_leases := v_leases || array_fill(v_lease, array[cardinality(v_ids)]);
+        v_jobs := v_jobs || v_ids;
+        v_paid := v_paid || array_fill(case when c.limited then c.bucket end, array[cardinality(v_ids)]);
+        v_left := v_left - cardinality(v_ids);
+        exit when v_left <= 0;
+    end loop;
+    return query
+    select u.lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
+           j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, u.paid,
+           -- Still at its first place: nobody has run it, so it has no steps.
+           j.seq = j.id
+    from unnest(v_leases, v_jobs, v_paid) with ordinality as u (lease, id, paid, n)
+    join backhaul.jobs j on j.id = u.id
+    order by u.n;
+end $$;
+
+-- One job whose worker died twice with it, for a worker that holds nothing else. Its negative place lies before every
+-- cursor, so that no claim and no sweep meets it while the lease lives.
+create function backhaul.claim_alone(p_worker uuid, p_kinds text[])
+returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
+               max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
+               enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
+               fresh boolean)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_job record;
+    v_lease bigint;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    if not exists (select from backhaul.workers w where w.id = p_worker) then
+        raise exception 'worker_unknown: this worker was given up for dead' using errcode = 'BH030';
+    end if;
+    select j.id, j.lane, j.priority into v_job from backhaul.jobs j
+    where j.due_at <= clock_timestamp() and j.rescues >= 2 and j.lane is not null
+      and (j.kind || '@' || j.version) = any (p_kinds)
+    order by j.due_at limit 1 for update skip locked;
+    if v_job.id is null then
+        return;
+    end if;
+    update backhaul.jobs j set seq = -j.id, due_at = null where j.id = v_job.id;
+    insert into backhaul.leases (worker, lane, priority, seqs)
+    values (p_worker, v_job.lane, v_job.priority, array[-v_job.id]) returning leases.id into v_lease;
+    return query
+    select v_lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
+           j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, null::text,
+           false
+    from backhaul.jobs j where j.id = v_job.id;
+end $$;
+
+-- When the next scheduled job is due: how long an idle worker may sleep.
+create function backhaul.next_due() returns timestamptz
+language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+    select min(d) from (
+        select min(j.due_at) from backhaul.jobs j where j.due_at is not null and j.rescues < 2
+        union all
+        select min(j.due_at) from backhaul.jobs j where j.due_at is not null and j.rescues >= 2
+    ) u (d)
+$$;
+
+-- Passes the keys that the given jobs held to the oldest job waiting for each, or frees them.
+create function backhaul.hand_over(p_ids bigint[]) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    h record;
+    v_next bigint;
+begin
+    -- Waits for claims that are parking a job behind one of these keys; the look for the next one below therefore
+    -- sees what they parked.
+    for h in
+        select x.tenant, x.ordering_key, x.job_id from backhaul.key_holders x
+        where x.job_id = any (p_ids) order by x.tenant, x.ordering_key for update
+    loop
+        select j.id into v_next from backhaul.jobs j
+        where j.tenant = h.tenant and j.ordering_key = h.ordering_key and j.id > h.job_id
+          and j.seq is null and j.due_at is null
+        order by j.id limit 1;
+        if v_next is null then
+            select j.id into v_next from backhaul.jobs j
+            where j.tenant = h.tenant and j.ordering_key = h.ordering_key and j.id < h.job_id
+              and j.seq is null and j.due_at is null
+            order by j.id limit 1;
+        end if;
+        if v_next is null then
+            delete from backhaul.key_holders x where x.tenant = h.tenant and x.ordering_key = h.ordering_key;
+        else
+            update backhaul.key_holders x set job_id = v_next
+            where x.tenant = h.tenant and x.ordering_key = h.ordering_key;
+            -- Due now and not placed: promotion wakes its cursor where that has gone to sleep meanwhile.
+            update backhaul.jobs j set due_at = clock_timestamp() where j.id = v_next;
+            if exists (select from backhaul.sleepers) then
+                perform pg_notify('backhaul', '');
+            end if;
+        end if;
+    end loop;
+end $$;
+
+-- Groups failures that a person would call the same: numbers, ids and quoted words of the message do not matter.
+create function backhaul.fingerprint(p_kind text, p_error jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select left(encode(sha256(convert_to(concat_ws('|', p_kind, p_error ->> 'code', p_error ->> 'http_status',
+        p_error ->> 'step',
+        regexp_replace(regexp_replace(left(p_error ->> 'message', 500), '("[^"]*"|''[^'']*'')', '?', 'g'),
+                       '[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+', '#', 'gi')), 'UTF8')), 'hex'), 16)
+$$;
+
+-- Moves jobs to the dead letters. `p_dead` is [{"id": 1, "reason": "code", "error": {...}}]; returns the ids moved.
+create function backhaul.bury(p_dead jsonb) returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_moved bigint[];
+begin
+    with d as (
+        select x.id, x.reason, x.error from jsonb_to_recordset(p_dead) as x (id bigint, reason text, error jsonb)
+    ), gone as (
+        delete from backhaul.jobs j using d where j.id = d.id returning j.*, d.reason, d.error
+    ), kept as (
+        insert into backhaul.dead_letters (id, kind, version, tenant, priority, attempt, max_attempts, rescues, replays,
+            ordering_key, idempotency_key, enqueued_at, enqueued_by, deadline_at, traceparent, payload, errors, reason,
+            error, fingerprint)
+        select g.id, g.kind, g.version, g.tenant, g.priority, g.attempt, g.max_attempts, g.rescues, g.replays,
+            g.ordering_key, g.idempotency_key, g.enqueued_at, g.enqueued_by, g.deadline_at, g.traceparent, g.payload,
+            coalesce(g.errors, '[]') || g.error, g.reason, g.error, backhaul.fingerprint(g.kind, g.error)
+        from gone g returning id
+    )
+    select coalesce(array_agg(k.id), '{}') into v_moved from kept k;
+    return v_moved;
+end $$;
+
+-- Everything that finished since the last settle, in one transaction and one round trip. Outcomes whose lease is gone
+-- change nothing, and neither do outcomes of jobs that were cancelled meanwhile: their events are not written either.
+--   done      ids of finished jobs, with the lease of each
+--   others    [{"id", "lease", "do": "retry" | "later" | "release" | "dead", "delay_ms", "attempt", "reason", "error"}]
+--   events    parallel arrays; an event is written when its job's outcome was
+--   ended     leases with nothing left in the worker's hands
+--   keyed     whether any of the jobs that end has an ordering key;  stepped: ids that end and have steps
+--   closed    [{"tenant", "bucket", "for_ms", "why"}]: buckets to close for the fleet
+-- Returns the ids whose outcome was refused.
+create function backhaul.settle(
+    p_worker uuid, p_done bigint[], p_done_leases bigint[], p_others jsonb, p_leases bigint[], p_ended bigint[],
+    p_keyed boolean, p_stepped bigint[],
+    p_ev_job bigint[], p_ev_id uuid[], p_ev_at timestamptz[], p_ev_type text[], p_ev_tenant text[], p_ev_kind text[],
+    p_ev_subject text[], p_ev_trace text[], p_ev_data bytea[], p_memories jsonb, p_closed jsonb
+) returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_held bigint[];
+    v_done bigint[] := p_done;
+    v_others jsonb := p_others;
+    v_ok bigint[];
+    v_more bigint[];
+    v_asked integer := cardinality(p_done);
+    v_refused bigint[] := '{}';
+begin
+    perform pg_current_xact_id();
+    select coalesce(array_agg(h.id), '{}') into v_held from (
+        select l.id from backhaul.leases l where l.id = any (p_leases) and l.worker = p_worker order by l.id for update
+    ) h;
+    if cardinality(v_held) <> cardinality(p_leases) then
+        select coalesce(array_agg(u.id), '{}') into v_done
+        from unnest(p_done, p_done_leases) as u (id, lease) where u.lease = any (v_held);
+        select jsonb_agg(o) into v_others from jsonb_array_elements(p_others) o
+        where (o ->> 'lease')::bigint = any (v_held);
+    end if;
+    with gone as (
+        delete from backhaul.jobs j where j.id = any (v_done) returning j.id
+    )
+    select coalesce(array_agg(g.id), '{}') into v_ok from gone g;
+    if v_others is not null then
+        v_asked := v_asked + jsonb_array_length(p_others);
+        with o as (
+            select x.* from jsonb_to_recordset(v_others)
+                as x (id bigint, "do" text, delay_ms bigint, attempt smallint, error jsonb)
+            where x."do" <> 'dead'
+        ), moved as (
+            update backhaul.jobs j set
+                seq = null,
+                due_at = clock_timestamp() + make_interval(secs => coalesce(o.delay_ms, 0) / 1000.0),
+                attempt = coalesce(o.attempt, j.attempt),
+                errors = case when o.error is null then j.errors
+                              else (case when jsonb_array_length(j.errors) >= 20 then j.errors - 1 else coalesce(j.errors, '[]') end)
+                                   || o.error end
+            from o where j.id = o.id returning j.id
+        )
+        select coalesce(array_agg(m.id), '{}') into v_more from moved m;
+        v_ok := v_ok || v_more;
+        if jsonb_path_exists(v_others, '$[*] ? (@.do == "dead")') then
+            v_more := backhaul.bury((select jsonb_agg(o) from jsonb_array_elements(v_others) o where o ->> 'do' = 'dead'));
+            v_ok := v_ok || v_more;
+        end if;
+    end if;
+    if cardinality(v_ok) = v_asked then
+        insert into backhaul.events (job_id, event_id, occurred_at, type, tenant, kind, subject, traceparent, data)
+        select * from unnest(p_ev_job, p_ev_id, p_ev_at, p_ev_type, p_ev_tenant, p_ev_kind, p_ev_subject, p_ev_trace, p_ev_data);
+    else
+        insert into backhaul.events (job_id, event_id, occurred_at, type, tenant, kind, subject, traceparent, data)
+        select u.job_id, u.event_id, u.at, u.type, u.tenant, u.kind, u.subject, u.trace, u.data
+        from unnest(p_ev_job, p_ev_id, p_ev_at, p_ev_type, p_ev_tenant, p_ev_kind, p_ev_subject, p_ev_trace, p_ev_data)
+            with ordinality as u (job_id, event_id, at, type, tenant, kind, subject, trace, data, n)
+        where u.job_id = any (v_ok) order by u.n;
+        select coalesce(array_agg(a.id), '{}') into v_refused from (
+            select unnest(p_done) as id
+            union all select (o ->> 'id')::bigint from jsonb_array_elements(p_others) o) a
+        where a.id <> all (v_ok);
+    end if;
+    if p_memories is not null then
+        perform backhaul.remember(p_memories, v_ok);
+    end if;
+    if p_keyed then
+        perform backhaul.hand_over((select array_agg(i) from unnest(v_ok) i
+            where not exists (select from backhaul.jobs j where j.id = i)));
+    end if;
+    if cardinality(p_stepped) > 0 then
+        delete from backhaul.steps s where s.job_id = any (p_stepped) and s.job_id = any (v_ok);
+    end if;
+    if p_closed is not null then
+        insert into backhaul.buckets as x (tenant, name, blocked_until, blocked_why)
+        select c.tenant, c.bucket, max(clock_timestamp() + make_interval(secs => c.for_ms / 1000.0)), min(c.why)
+        from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint, why text)
+        group by c.tenant, c.bucket order by 1, 2
+        on conflict (tenant, name) do update set
+            blocked_until = greatest(x.blocked_until, excluded.blocked_until), blocked_why = excluded.blocked_why;
+    end if;
+    delete from backhaul.leases l where l.id = any (p_ended) and l.worker = p_worker;
+    return v_refused;
+end $$;
+
+-- `p_memories` is [{"job", "tenant", "kind", "resource", "value"}]; written for the jobs in `p_jobs`.
+create function backhaul.remember(p_memories jsonb, p_jobs bigint[]) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.memories (tenant, kind, resource, value)
+    select distinct on (m.tenant, m.kind, m.resource) m.tenant, m.kind, m.resource, m.value
+    from jsonb_array_elements(p_memories) with ordinality as e (o, n)
+    cross join lateral jsonb_to_record(e.o) as m (job bigint, tenant text, kind text, resource text, value jsonb)
+    where m.job = any (p_jobs)
+    order by m.tenant, m.kind, m.resource, e.n desc
+    on conflict (tenant, kind, resource) do update set value = excluded.value, updated_at = clock_timestamp()
+$$;
+
+-- One step with its audit events and memories, fenced by the lease and by the job's existence.
+create function backhaul.put_step(
+    p_worker uuid, p_lease bigint, p_job bigint, p_name text, p_state text, p_output jsonb,
+    p_ev_id uuid[], p_ev_at timestamptz[], p_ev_type text[], p_ev_tenant text[], p_ev_kind text[], p_ev_subject text[],
+    p_ev_trace text[], p_ev_data bytea[], p_memories jsonb
+) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    perform pg_current_xact_id();
+    perform from backhaul.leases l where l.id = p_lease and l.worker = p_worker for share;
+    if not found then
+        return false;
+    end if;
+    perform from backhaul.jobs j where j.id = p_job for no key update;
+    if not found then
+        return false;
+    end if;
+    insert into backhaul.steps (job_id, name, state, output) values (p_job, p_name, p_state, p_output)
+    on conflict (job_id, name) do update set state = excluded.state, output = excluded.output, at = excluded.at;
+    if p_state = 'done' then
+        -- A finished step starts the count of failures anew: max_attempts bounds each step.
+        update backhaul.jobs j set attempt = 0 where j.id = p_job and j.attempt > 0;
+    end if;
+    insert into backhaul.events (job_id, event_id, occurred_at, type, tenant, kind, subject, traceparent, data)
+    select p_job, u.* from unnest(p_ev_id, p_ev_at, p_ev_type, p_ev_tenant, p_ev_kind, p_ev_subject, p_ev_trace, p_ev_data)
+        as u (a, b, c, d, e, f, g, h);
+    if p_memories is not null then
+        perform backhaul.remember(p_memories, array[p_job]);
+    end if;
+    return true;
+end $$;

@@ -1,0 +1,389 @@
+-- What keeps the promises over time. Every worker runs these; whoever locks the task's row first does it.
+
+-- True for one caller each `p_every`; the row stays locked until its transaction ends, so nobody does it twice at once.
+create function backhaul.my_turn(p_task text, p_every interval) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from backhaul.maintenance m
+    where m.task = p_task and m.ran_at <= clock_timestamp() - p_every for update skip locked;
+    if not found then
+        return false;
+    end if;
+    update backhaul.maintenance m set ran_at = clock_timestamp() where m.task = p_task;
+    return true;
+end $$;
+
+-- Whether every transaction older than the horizon has ended. One that lies in the future was taken in another
+-- cluster (a dump restored): nobody of that cluster is left.
+create function backhaul.ended(p_horizon xid8, p_now pg_snapshot) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select p_horizon <= pg_snapshot_xmin(p_now) or p_horizon > pg_snapshot_xmax(p_now)
+$$;
+
+-- RFC 8785 text of a document whose member names are ASCII and whose numbers are integers, as ours are.
+create function backhaul.canonical(p_value jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    case jsonb_typeof(p_value)
+    when 'object' then
+        return (select '{' || coalesce(string_agg(to_json(m.key)::text || ':' || backhaul.canonical(m.value), ','
+                                                  order by m.key collate "C"), '') || '}'
+                from jsonb_each(p_value) m);
+    when 'array' then
+        return (select '[' || coalesce(string_agg(backhaul.canonical(e.value), ',' order by e.n), '') || ']'
+                from jsonb_array_elements(p_value) with ordinality as e (value, n));
+    else
+        return p_value::text;
+    end case;
+end $$;
+
+create function backhaul.uuid_v7() returns uuid
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
+        52, 1), 53, 1), 'hex')::uuid
+$$;
+
+-- An event that the database itself tells: operators' actions and rescues.
+create function backhaul.append_event(p_type text, p_job bigint, p_tenant text, p_kind text, p_trace text, p_members jsonb)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.events (event_id, job_id, occurred_at, type, tenant, kind, subject, traceparent, data)
+    values (backhaul.uuid_v7(), p_job, clock_timestamp(), p_type, p_tenant, p_kind, 'job/' || p_job, p_trace,
+        convert_to(backhaul.canonical(jsonb_strip_nulls(p_members) ||
+            jsonb_build_object('job_id', p_job, 'kind', p_kind, 'tenant', p_tenant)), 'UTF8'))
+$$;
+
+create function backhaul.wake() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if exists (select from backhaul.sleepers) then
+        perform pg_notify('backhaul', '');
+    end if;
+end $$;
+
+-- Finds stragglers: a place is taken at insert but seen at commit, so a slow producer's job can appear behind a cursor.
+-- Live rows with floor < seq <= position that no lease holds get a new place. Also puts cursors to sleep, and proves
+-- afterwards that nobody could still place a job behind them. Returns how many jobs were adopted.
+create function backhaul.sweep(p_every interval, p_rest interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    k backhaul.cursors;
+    c record;
+    v_seq bigint;
+    v_horizon xid8;
+    v_now pg_snapshot;
+    v_floor bigint;
+    v_found integer;
+    v_more boolean;
+    v_total integer := 0;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    if not backhaul.my_turn('sweep', p_every) then
+        return 0;
+    end if;
+    -- The sequence first and the snapshot after it, in two statements: the other way round loses jobs.
+    select case when s.is_called then s.last_value else 0 end into v_seq from backhaul.job_seq s;
+    select pg_snapshot_xmax(pg_current_snapshot()) into v_horizon;
+    if not exists (select from backhaul.marks m where m.seq = v_seq and m.horizon = v_horizon) then
+        insert into backhaul.marks (horizon, seq) values (v_horizon, v_seq);
+    end if;
+    select pg_current_snapshot() into v_now;
+    select coalesce(max(m.seq), 0) into v_floor from backhaul.marks m where backhaul.ended(m.horizon, v_now);
+    delete from backhaul.marks m where m.seq < v_floor;
+    for c in
+        select x.lane, x.priority from backhaul.cursors x
+        where x.awake or not x.settled or x.floor < x.position order by x.lane, x.priority
+    loop
+        select x.* into k from backhaul.cursors x
+        where x.lane = c.lane and x.priority = c.priority for update skip locked;
+        continue when not found;
+        v_found := 0;
+        if k.floor < k.position then
+            with strays as (
+                select j.id from backhaul.jobs j
+                where j.lane = k.lane and j.priority = k.priority and j.seq > k.floor and j.seq <= k.position
+                  and j.seq not in (select unnest(l.seqs) from backhaul.leases l
+                                    where l.lane = k.lane and l.priority = k.priority)
+                order by j.seq for update skip locked
+            )
+            update backhaul.jobs j set seq = nextval('backhaul.job_seq') from strays s where j.id = s.id;
+            get diagnostics v_found = row_count;
+            v_total := v_total + v_found;
+        end if;
+        select exists (select from backhaul.jobs j
+                       where j.lane = k.lane and j.priority = k.priority and j.seq > k.position) into v_more;
+        -- Whoever saw the cursor awake had its transaction id by then; `cooling` is sampled in a transaction after the
+        -- one that put it to sleep, so once all older ones have ended, what they placed can be seen.
+        update backhaul.cursors x set
+            floor = least(v_floor, k.position),
+            awake = case when v_more and (k.awake or v_found > 0 or (not k.settled and coalesce(backhaul.ended(k.cooling, v_now), false))) then true
+                         when not v_more and k.served_at < clock_timestamp() - p_rest then false
+                         else k.awake end,
+            cooling = case when k.awake or v_found > 0 then null
+                           when k.cooling is null and not k.settled then v_horizon
+                           else k.cooling end,
+            settled = case when k.awake or v_found > 0 then false
+                           else k.settled or (not v_more and coalesce(backhaul.ended(k.cooling, v_now), false)) end
+        where x.lane = k.lane and x.priority = k.priority
+          and (k.floor < k.position or k.awake or not k.settled);
+    end loop;
+    if v_total > 0 then
+        perform backhaul.wake();
+    end if;
+    return v_total;
+end $$;
+
+-- Takes the leases of workers that have missed their heartbeats. A rescue costs no attempt, but a job whose worker died
+-- twice runs alone from then on, and at its third crash it is dead.
+create function backhaul.rescue(p_timeout interval, p_every interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_dead uuid[];
+    v_leases bigint[];
+    v_jobs bigint[];
+    v_crashed bigint[];
+    g record;
+begin
+    if not backhaul.my_turn('rescue', p_every) then
+        return 0;
+    end if;
+    perform pg_current_xact_id();
+    select array_agg(w.id) into v_dead from (
+        select x.id from backhaul.workers x where x.heartbeat_at < clock_timestamp() - p_timeout for update skip locked) w;
+    select array_agg(d.id) into v_leases from (
+        select l.id from backhaul.leases l
+        where l.worker = any (coalesce(v_dead, '{}'))
+           or (l.claimed_at < clock_timestamp() - p_timeout
+               and not exists (select from backhaul.workers w where w.id = l.worker))
+        order by l.id for update skip locked) d;
+    if v_leases is not null then
+        select array_agg(j.id), array_agg(j.id) filter (where j.rescues >= 2) into v_jobs, v_crashed
+        from backhaul.leases l cross join lateral unnest(l.seqs) as u (seq)
+        join backhaul.jobs j on j.lane = l.lane and j.priority = l.priority and j.seq = u.seq
+        where l.id = any (v_leases);
+        if v_crashed is not null then
+            for g in select j.id, j.kind, j.tenant, j.traceparent from backhaul.jobs j where j.id = any (v_crashed) loop
+                perform backhaul.append_event('dev.backhaul.job.dead', g.id, g.tenant, g.kind, g.traceparent,
+                    jsonb_build_object('reason', 'crashed_worker'));
+            end loop;
+            perform backhaul.bury((select jsonb_agg(jsonb_build_object('id', i, 'reason', 'crashed_worker', 'error',
+                jsonb_build_object('code', 'crashed_worker', 'class', 'permanent',
+                    'message', 'three workers died while they ran this job',
+                    'at', to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))))
+                from unnest(v_crashed) i));
+            perform backhaul.hand_over(v_crashed);
+        end if;
+        update backhaul.jobs j set seq = null, due_at = clock_timestamp(), rescues = j.rescues + 1
+        where j.id = any (v_jobs) and j.id <> all (coalesce(v_crashed, '{}'));
+        delete from backhaul.leases l where l.id = any (v_leases);
+    end if;
+    delete from backhaul.workers w where w.id = any (coalesce(v_dead, '{}'));
+    delete from backhaul.sleepers s where not exists (select from backhaul.workers w where w.id = s.worker);
+    if v_jobs is not null then
+        perform backhaul.wake();
+    end if;
+    return coalesce(cardinality(v_jobs), 0);
+end $$;
+
+-- Frees jobs that wait behind a key nobody holds: their blocker vanished in a race that hand_over could not see.
+create function backhaul.unblock(p_every interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_found integer;
+begin
+    if not backhaul.my_turn('unblock', p_every) then
+        return 0;
+    end if;
+    delete from backhaul.key_holders h where not exists (select from backhaul.jobs j where j.id = h.job_id)
+        and not exists (select from backhaul.jobs j where j.tenant = h.tenant and j.ordering_key = h.ordering_key
+                        and j.seq is null and j.due_at is null);
+    perform backhaul.hand_over((select array_agg(h.job_id) from backhaul.key_holders h
+        where not exists (select from backhaul.jobs j where j.id = h.job_id)));
+    with free as (
+        select distinct on (j.tenant, j.ordering_key) j.id from backhaul.jobs j
+        where j.seq is null and j.due_at is null and j.ordering_key is not null
+          and not exists (select from backhaul.key_holders h
+                          where h.tenant = j.tenant and h.ordering_key = j.ordering_key)
+        order by j.tenant, j.ordering_key, j.id
+    )
+    update backhaul.jobs j set due_at = clock_timestamp() from free f
+    where j.id = f.id and j.seq is null and j.due_at is null;
+    get diagnostics v_found = row_count;
+    return v_found;
+end $$;
+
+create function backhaul.expire_keys(p_every interval, p_limit integer) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_found integer;
+begin
+    if not backhaul.my_turn('keys', p_every) then
+        return 0;
+    end if;
+    delete from backhaul.idempotency_keys x using (
+        select y.scope, y.key from backhaul.idempotency_keys y
+        where y.expires_at <= clock_timestamp() order by y.expires_at limit p_limit for update skip locked) d
+    where x.scope = d.scope and x.key = d.key;
+    get diagnostics v_found = row_count;
+    return v_found;
+end $$;
+
+-- Keeps two partitions of events ahead and drops those older than the retention, but never one that an enabled sink
+-- still needs or that is not sealed to its end.
+create function backhaul.keep_partitions(p_every interval, p_retention interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_size constant bigint := 10000000;
+    v_last bigint;
+    v_sealed bigint;
+    v_oldest bigint;
+    v_dropped integer := 0;
+    n bigint;
+begin
+    if not backhaul.my_turn('partitions', p_every) then
+        return 0;
+    end if;
+    select case when s.is_called then s.last_value else 0 end into v_last from backhaul.event_seq s;
+    for n in v_last / v_size .. v_last / v_size + 2 loop
+        if to_regclass('backhaul.events_' || n) is null
+           and not exists (select from only backhaul.events_default d where d.id >= n * v_size and d.id < (n + 1) * v_size) then
+            execute format('create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
+                'events_' || n, n * v_size, (n + 1) * v_size);
+        end if;
+    end loop;
+    select s.position into v_sealed from backhaul.seal_state s;
+    for n in select substring(c.relname from 8)::bigint from pg_class c join pg_namespace ns on ns.oid = c.relnamespace
+             where ns.nspname = 'backhaul' and c.relkind = 'r' and c.relname ~ '^events_[0-9]+$' order by 1 loop
+        exit when (n + 1) * v_size > v_sealed;
+        execute format('select 1 from backhaul.%I e where e.occurred_at > $1 limit 1', 'events_' || n)
+            into v_oldest using clock_timestamp() - p_retention;
+        exit when v_oldest is not null;
+        select min(e.first_seq) into v_oldest from backhaul.seals e
+        where e.first_seq > (select coalesce(min(s.position), 9223372036854775807) from backhaul.sinks s where not s.paused)
+          and exists (select from unnest(e.event_ids) i where i < (n + 1) * v_size);
+        exit when v_oldest is not null;
+        execute format('drop table backhaul.%I', 'events_' || n);
+        v_dropped := v_dropped + 1;
+    end loop;
+    return v_dropped;
+end $$;
+
+-- Gives the visible events that no seal holds their dense order. Ids missing from the range are remembered as gaps and
+-- looked up again until they turn up or every transaction that could own them has ended; nothing waits for them.
+create function backhaul.seal(p_limit integer) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    s backhaul.seal_state;
+    v_late bigint[];
+    v_new bigint[];
+    v_now pg_snapshot;
+    v_to bigint;
+    v_gaps bigint[];
+    v_horizons xid8[];
+    v_ids bigint[];
+begin
+    select x.* into s from backhaul.seal_state x for update skip locked;
+    if not found then
+        return 0;
+    end if;
+    -- One statement, so one snapshot: late arrivals among the gaps, new rows, horizon.
+    select array(select e.id from backhaul.events e where e.id = any (s.gaps) order by e.id),
+           array(select e.id from backhaul.events e where e.id > s.position order by e.id limit p_limit),
+           pg_current_snapshot()
+    into v_late, v_new, v_now;
+    if cardinality(v_late) = 0 and cardinality(v_new) = 0 and cardinality(s.gaps) = 0 then
+        return 0;
+    end if;
+    v_ids := v_late || v_new;
+    v_to := coalesce(v_new[cardinality(v_new)], s.position);
+    select coalesce(array_agg(g.id order by g.id), '{}'), coalesce(array_agg(g.horizon order by g.id), '{}')
+    into v_gaps, v_horizons
+    from (
+        select u.id, u.horizon from unnest(s.gaps, s.gap_horizons) as u (id, horizon)
+        where u.id <> all (v_late) and not backhaul.ended(u.horizon, v_now)
+        union all
+        select i, pg_snapshot_xmax(v_now) from generate_series(s.position + 1, v_to) i
+        where cardinality(v_new) <> v_to - s.position and i <> all (v_new)
+    ) g;
+    if cardinality(v_ids) = 0 and v_gaps = s.gaps then
+        return 0;
+    end if;
+    if cardinality(v_ids) > 0 then
+        insert into backhaul.seals (first_seq, event_ids) values (s.next_seq, v_ids);
+    end if;
+    update backhaul.seal_state x set position = v_to, next_seq = s.next_seq + cardinality(v_ids),
+        gaps = v_gaps, gap_horizons = v_horizons;
+    return cardinality(v_ids);
+end $$;
+
+create function backhaul.register_worker(p_worker uuid, p_host text, p_pid integer, p_build text, p_kinds text[], p_concurrency integer)
+returns timestamptz
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.workers (id, host, pid, build, kinds, concurrency)
+    values (p_worker, p_host, p_pid, p_build, p_kinds, p_concurrency)
+    returning clock_timestamp()
+$$;
+
+-- One heartbeat for everything in the worker's hands. `gone` names jobs that were cancelled; `alive` is false when the
+-- worker was given up for dead. Leases the worker does not know (their jobs vanished while it claimed) are dropped.
+create function backhaul.heartbeat(p_worker uuid, p_jobs bigint[], p_leases bigint[], p_stopping boolean,
+                                   out alive boolean, out now timestamptz, out gone bigint[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    update backhaul.workers w set heartbeat_at = clock_timestamp(), in_flight = cardinality(p_jobs), stopping = p_stopping
+    where w.id = p_worker;
+    alive := found;
+    delete from backhaul.leases l where l.worker = p_worker and l.id <> all (p_leases)
+        and l.claimed_at < clock_timestamp() - interval '30 seconds';
+    select coalesce(array_agg(u.id), '{}') into gone from unnest(p_jobs) as u (id)
+    where not exists (select from backhaul.jobs j where j.id = u.id);
+    now := clock_timestamp();
+end $$;
+
+-- A clean stop: what was not settled goes back without a mark.
+create function backhaul.leave(p_worker uuid) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update backhaul.jobs j set seq = null, due_at = clock_timestamp()
+    from backhaul.leases l cross join lateral unnest(l.seqs) as u (seq)
+    where l.worker = p_worker and j.lane = l.lane and j.priority = l.priority and j.seq = u.seq;
+    delete from backhaul.leases l where l.worker = p_worker;
+    delete from backhaul.sleepers s where s.worker = p_worker;
+    delete from backhaul.workers w where w.id = p_worker;
+    perform backhaul.wake();
+end $$;

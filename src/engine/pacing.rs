@@ -1,0 +1,65 @@
+//! Tokens of the upstream limits that the whole fleet shares.
+
+use std::time::Duration;
+
+use crate::{clock::Clock, failure::Failure, store::Store};
+
+/// Longest wait for a token with a slot in hand; beyond it the job goes back and its lane is passed over.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Hands out the tokens of one tenant's upstream limits. Cheap to clone into a step.
+#[derive(Clone)]
+pub struct Pacer {
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) tenant: String,
+    /// A token that the claim already took for this attempt.
+    pub(crate) prepaid: std::sync::Arc<std::sync::Mutex<Option<String>>>,
+}
+
+impl Pacer {
+    /// Waits for one token of the bucket `provider/class`, or fails as throttled when the bucket is closed or its
+    /// next token is more than five seconds away. Returns at once where the bucket has no limit.
+    pub async fn take(&self, bucket: &str) -> Result<(), Failure> {
+        if self.use_prepaid(bucket) {
+            return Ok(());
+        }
+        let mut waited = Duration::ZERO;
+        loop {
+            let (granted, wait_ms, why): (i32, Option<i64>, Option<String>) =
+                sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1)")
+                    .bind(&self.tenant)
+                    .bind(bucket)
+                    .fetch_one(self.store.pool())
+                    .await
+                    .map_err(|error| Failure::transient("store_unavailable", error))?;
+            if granted > 0 {
+                return Ok(());
+            }
+            let wait = Duration::from_millis(u64::try_from(wait_ms.unwrap_or(100)).unwrap_or(100).max(1));
+            let why = why.unwrap_or_default();
+            if why != "limit" || waited + wait > WAIT_MAX {
+                let until = self.clock.now() + wait;
+                return Err(Failure::throttled(bucket, until, "rate_limited", format!("{bucket}: {why}")));
+            }
+            tokio::time::sleep(wait).await;
+            waited += wait;
+        }
+    }
+
+    fn use_prepaid(&self, bucket: &str) -> bool {
+        let mut prepaid = self.prepaid.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        prepaid.take_if(|paid| paid == bucket).is_some()
+    }
+}
+
+/// States a limit of `per_minute` requests for a tenant's bucket `provider/class`. Said by every worker at start.
+pub async fn set_limit(store: &Store, tenant: &str, bucket: &str, per_minute: u32) -> Result<(), crate::StoreError> {
+    sqlx::query("select backhaul.bucket_limit($1, $2, $3)")
+        .bind(tenant)
+        .bind(bucket)
+        .bind(i32::try_from(per_minute).unwrap_or(i32::MAX))
+        .execute(store.pool())
+        .await?;
+    Ok(())
+}

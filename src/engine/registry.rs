@@ -1,0 +1,83 @@
+//! The kinds a process can run, with their types erased.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc};
+
+use crate::{
+    context::JobContext,
+    decide::Outcome,
+    job::{Job, KindSpec},
+};
+
+type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+
+/// One kind behind a pointer.
+pub(crate) trait AnyKind: Send + Sync {
+    fn spec(&self) -> &KindSpec;
+    fn run<'a>(&'a self, payload: &'a str, context: &'a mut JobContext) -> Running<'a>;
+}
+
+struct Kind<J: Job> {
+    spec: KindSpec,
+    env: Arc<J::Env>,
+}
+
+impl<J: Job> AnyKind for Kind<J> {
+    fn spec(&self) -> &KindSpec {
+        &self.spec
+    }
+
+    fn run<'a>(&'a self, payload: &'a str, context: &'a mut JobContext) -> Running<'a> {
+        Box::pin(async move {
+            let job: J = match serde_json::from_str(payload) {
+                Ok(job) => job,
+                Err(error) => return Outcome::Undecodable(error.to_string()),
+            };
+            match job.run(&self.env, context).await {
+                Ok(()) => Outcome::Done,
+                Err(failure) => Outcome::Failed(failure),
+            }
+        })
+    }
+}
+
+/// The kinds that a worker runs. Built once at start.
+#[derive(Default)]
+pub struct Registry {
+    kinds: HashMap<(&'static str, i16), Arc<dyn AnyKind>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the kind `J`, whose attempts share `env`. A second call for the same kind and version replaces the first.
+    pub fn add<J: Job>(&mut self, env: Arc<J::Env>) -> &mut Self {
+        let kind = Kind::<J> { spec: KindSpec::of::<J>(), env };
+        self.kinds.insert((J::KIND, J::VERSION), Arc::new(kind));
+        self
+    }
+
+    /// Keeps only the kinds that `keep` says yes to.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.kinds.retain(|(kind, _), _| keep(kind));
+    }
+
+    /// The constants of all kinds, sorted by name.
+    pub fn specs(&self) -> Vec<KindSpec> {
+        let mut specs: Vec<KindSpec> = self.kinds.values().map(|kind| kind.spec().clone()).collect();
+        specs.sort_by_key(|spec| (spec.kind, spec.version));
+        specs
+    }
+
+    pub(crate) fn get(&self, kind: &str, version: i16) -> Option<Arc<dyn AnyKind>> {
+        // The map's key borrows 'static names, so the look-up compares by value over the few kinds there are.
+        self.kinds.iter().find(|((name, v), _)| *name == kind && *v == version).map(|(_, kind)| kind.clone())
+    }
+
+    /// `kind@version` of every kind: what a claim may bring.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        self.specs().iter().map(|spec| format!("{}@{}", spec.kind, spec.version)).collect()
+    }
+}

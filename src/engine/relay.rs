@@ -1,0 +1,243 @@
+//! Sealing gives events their order; the relay walks the seals and hands them to a sink, at least once and in order.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    maintenance::interval_of,
+    reconnect::{Pause, is_passing},
+    store::Store,
+};
+
+/// Most events in one seal.
+const SEAL_MAX: i32 = 5_000;
+/// Events that are sealed together: a pause between two rounds, so that a busy worker seals batches.
+const SEAL_EVERY: Duration = Duration::from_millis(20);
+/// How often a quiet system looks for events of others.
+const IDLE: Duration = Duration::from_millis(500);
+/// How long a sink stays with a worker that does not renew its hold.
+const OWNED_FOR: Duration = Duration::from_secs(15);
+
+/// An event with its place in the order of the whole log.
+#[derive(Debug, Clone, FromRow)]
+pub struct SealedEvent {
+    /// Dense sequence number, from 1.
+    pub seq: i64,
+    /// When it got its place.
+    pub sealed_at: DateTime<Utc>,
+    /// The one id of this event everywhere.
+    pub event_id: Uuid,
+    /// `dev.backhaul.…`
+    pub event_type: String,
+    /// Whose event it is.
+    pub tenant: String,
+    /// Kind of the job, where it is about one.
+    pub kind: Option<String>,
+    /// The job, where it is about one.
+    pub job_id: Option<i64>,
+    /// What it is about.
+    pub subject: String,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// Trace context of the job.
+    pub traceparent: Option<String>,
+    /// Canonical JSON, exactly as stored and hashed.
+    pub data: Vec<u8>,
+}
+
+/// Where events go. `publish` returns once all of them are safe there; after an error they are sent again, so a sink
+/// expects the same events twice.
+pub trait Sink: Send + Sync {
+    /// Name of the sink's row, unique in the deployment.
+    fn name(&self) -> &str;
+    /// `file`, `webhook`, ...
+    fn kind(&self) -> &str;
+    /// Where it writes to, for people.
+    fn target(&self) -> &str;
+    /// Delivers the events in order.
+    fn publish<'a>(
+        &'a mut self,
+        deployment: Uuid,
+        events: &'a [SealedEvent],
+    ) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
+}
+
+/// Seals until `stop`, and then once more to the end.
+pub(crate) async fn seal(store: Store, rung: Arc<Notify>, sealed: Arc<Notify>, stop: CancellationToken) {
+    let mut pause = Pause::default();
+    loop {
+        let last = stop.is_cancelled();
+        match seal_all(&store).await {
+            Ok(0) => {}
+            Ok(_) => sealed.notify_waiters(),
+            Err(error) if is_passing(&error) && !last => {
+                pause.after(&error, "sealing").await;
+                continue;
+            }
+            Err(error) => warn!(%error, "sealing failed"),
+        }
+        if last {
+            return;
+        }
+        pause = Pause::default();
+        tokio::time::sleep(SEAL_EVERY).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = timeout(IDLE, rung.notified()) => {}
+        }
+    }
+}
+
+async fn seal_all(store: &Store) -> Result<u64, sqlx::Error> {
+    let mut total = 0;
+    loop {
+        let n: i32 = sqlx::query_scalar("select backhaul.seal($1)").bind(SEAL_MAX).fetch_one(store.pool()).await?;
+        total += u64::from(n.unsigned_abs());
+        if n < SEAL_MAX {
+            return Ok(total);
+        }
+    }
+}
+
+/// Publishes to one sink until `stop`, and then once more to the end of what is sealed.
+pub(crate) async fn publish(
+    store: Store,
+    worker: Uuid,
+    deployment: Uuid,
+    mut sink: Box<dyn Sink>,
+    sealed: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let mut pause = Pause::default();
+    loop {
+        let last = stop.is_cancelled();
+        match drain(&store, worker, deployment, sink.as_mut()).await {
+            Ok(()) => pause = Pause::default(),
+            Err(Trouble::Store(error)) if is_passing(&error) && !last => pause.after(&error, "publishing").await,
+            Err(Trouble::Store(error)) => warn!(%error, sink = sink.name(), "publishing failed"),
+            Err(Trouble::Sink(error)) => {
+                warn!(sink = sink.name(), "the sink refused events, they will be sent again: {error:#}");
+                note_failure(&store, sink.name(), &format!("{error:#}")).await;
+            }
+        }
+        if last {
+            release(&store, worker, sink.name()).await;
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = timeout(IDLE, sealed.notified()) => {}
+        }
+    }
+}
+
+enum Trouble {
+    Store(sqlx::Error),
+    Sink(anyhow::Error),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+async fn drain(store: &Store, worker: Uuid, deployment: Uuid, sink: &mut dyn Sink) -> Result<(), Trouble> {
+    loop {
+        let Some(position) = own(store, worker, sink).await? else { return Ok(()) };
+        let events = after(store, position).await?;
+        let Some(last) = events.last().map(|event| event.seq) else { return Ok(()) };
+        let sent = timeout(OWNED_FOR * 2 / 3, sink.publish(deployment, &events)).await;
+        sent.map_err(|_| Trouble::Sink(anyhow::anyhow!("no answer within ten seconds")))?.map_err(Trouble::Sink)?;
+        let moved = sqlx::query(
+            "update backhaul.sinks set position = $3, failing_since = null, last_error = null
+             where name = $1 and owner = $2",
+        )
+        .bind(sink.name())
+        .bind(worker)
+        .bind(last)
+        .execute(store.pool())
+        .await?;
+        if moved.rows_affected() == 0 {
+            info!(sink = sink.name(), "another worker took the sink over");
+            return Ok(());
+        }
+    }
+}
+
+/// Takes or renews the hold on the sink. None while another worker has it, or while it is paused.
+async fn own(store: &Store, worker: Uuid, sink: &dyn Sink) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "insert into backhaul.sinks as s (name, kind, target, owner, owned_until)
+         values ($1, $2, $3, $4, clock_timestamp() + $5)
+         on conflict (name) do update set owner = excluded.owner, owned_until = excluded.owned_until,
+             kind = excluded.kind, target = excluded.target
+         where not s.paused and (s.owner = excluded.owner or s.owned_until is null or s.owned_until < clock_timestamp())
+         returning position",
+    )
+    .bind(sink.name())
+    .bind(sink.kind())
+    .bind(sink.target())
+    .bind(worker)
+    .bind(interval_of(OWNED_FOR))
+    .fetch_optional(store.pool())
+    .await
+}
+
+async fn after(store: &Store, position: i64) -> Result<Vec<SealedEvent>, sqlx::Error> {
+    sqlx::query_as(
+        "with seal as (
+             select first_seq, event_ids, sealed_at from backhaul.seals
+             where first_seq > (select coalesce(max(first_seq), 0) from backhaul.seals where first_seq <= $1 + 1) - 1
+             order by first_seq limit 1
+         ), next as (
+             select first_seq, event_ids, sealed_at from backhaul.seals
+             where first_seq > $1 order by first_seq limit 1
+         ), chosen as (
+             select * from seal where first_seq + cardinality(event_ids) - 1 > $1
+             union all select * from next where not exists (
+                 select from seal where first_seq + cardinality(event_ids) - 1 > $1)
+         )
+         select c.first_seq + u.n - 1 as seq, c.sealed_at, e.event_id, e.type as event_type, e.tenant, e.kind, e.job_id,
+             e.subject, e.occurred_at, e.traceparent, e.data
+         from chosen c cross join lateral unnest(c.event_ids) with ordinality as u (id, n)
+         join backhaul.events e on e.id = u.id
+         where c.first_seq + u.n - 1 > $1
+         order by 1",
+    )
+    .bind(position)
+    .fetch_all(store.pool())
+    .await
+}
+
+async fn note_failure(store: &Store, name: &str, error: &str) {
+    let noted = sqlx::query(
+        "update backhaul.sinks set failing_since = coalesce(failing_since, clock_timestamp()), last_error = left($2, 2000)
+         where name = $1",
+    )
+    .bind(name)
+    .bind(error)
+    .execute(store.pool())
+    .await;
+    if let Err(error) = noted {
+        warn!(%error, sink = name, "the sink's failure could not be noted");
+    }
+}
+
+async fn release(store: &Store, worker: Uuid, name: &str) {
+    let released =
+        sqlx::query("update backhaul.sinks set owner = null, owned_until = null where name = $1 and owner = $2")
+            .bind(name)
+            .bind(worker)
+            .execute(store.pool())
+            .await;
+    if let Err(error) = released {
+        warn!(%error, sink = name, "the sink's hold runs out by itself");
+    }
+}

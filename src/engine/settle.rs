@@ -1,0 +1,231 @@
+//! Settle: outcomes become facts, as many in one transaction as finished since the last one.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::types::Json;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use crate::{
+    attempt::{Finished, Workbench},
+    claim::Claimed,
+    clock::Clock,
+    context::JobInfo,
+    decide::{ErrorRecord, Facts, Verdict, decide},
+    events::{self, EventColumns, JobEvent},
+    hands::Hands,
+    metrics::Metrics,
+    reconnect,
+    store::Store,
+};
+
+/// Most outcomes in one transaction.
+const BATCH_MAX: usize = 1_000;
+
+/// A finished attempt with its verdict.
+pub(crate) struct Settlement {
+    job: Arc<JobInfo>,
+    lease: i64,
+    verdict: Verdict,
+    finished: Finished,
+}
+
+impl Settlement {
+    /// Decides on a finished attempt.
+    pub(crate) fn of(claimed: &Claimed, finished: Finished, clock: &Clock) -> Self {
+        let attempt = if finished.left.attempts_reset { 0 } else { claimed.job.attempt };
+        let facts = Facts {
+            job_id: claimed.job.id,
+            attempt,
+            max_attempts: claimed.job.max_attempts,
+            deadline_at: claimed.job.deadline_at,
+        };
+        let verdict = decide(
+            finished.outcome.clone(),
+            facts,
+            finished.left.step.clone(),
+            clock.now(),
+            rand::random_range(0.0..1.0),
+        );
+        Self { job: claimed.job.clone(), lease: claimed.lease, verdict, finished }
+    }
+}
+
+/// One entry of settle's `others`.
+#[derive(Serialize)]
+struct Other<'a> {
+    id: i64,
+    lease: i64,
+    r#do: &'static str,
+    delay_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a ErrorRecord>,
+}
+
+#[derive(Serialize)]
+struct Closed<'a> {
+    tenant: &'a str,
+    bucket: &'a str,
+    for_ms: u64,
+    why: &'a str,
+}
+
+/// The arguments of one call of `backhaul.settle`.
+#[derive(Default)]
+struct Batch {
+    ids: Vec<i64>,
+    done: Vec<i64>,
+    done_leases: Vec<i64>,
+    others: Vec<Value>,
+    leases: Vec<i64>,
+    ended: Vec<i64>,
+    keyed: bool,
+    stepped: Vec<i64>,
+    events: EventColumns,
+    closed: Vec<Value>,
+}
+
+fn value(of: impl Serialize) -> Value {
+    // Strings, integers and documents that were JSON before: nothing here can fail to serialise.
+    serde_json::to_value(of).unwrap_or_default()
+}
+
+impl Batch {
+    fn of(settlements: Vec<Settlement>, hands: &Hands, clock: &Clock, metrics: &Metrics) -> Self {
+        let mut batch = Self::default();
+        let now = clock.now();
+        for settled in settlements {
+            batch.ids.push(settled.job.id);
+            batch.leases.push(settled.lease);
+            metrics.settled(&settled.job, &settled.verdict, settled.finished.started.elapsed(), now);
+            batch.add(settled, now);
+        }
+        batch.leases.sort_unstable();
+        batch.leases.dedup();
+        batch.ended = hands.ending(&batch.ids);
+        batch
+    }
+
+    fn add(&mut self, settled: Settlement, now: chrono::DateTime<chrono::Utc>) {
+        let Settlement { job, lease, verdict, finished } = settled;
+        let latency_ms = u64::try_from(finished.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let told = |error: Option<&ErrorRecord>, name: &str| {
+            let about = JobEvent {
+                code: error.map(|error| error.code),
+                http_status: error.and_then(|error| error.http_status),
+                message: error.map(|error| error.message.as_str()),
+                step: error.and_then(|error| error.step.as_deref()),
+                latency_ms,
+            };
+            events::of_job(name, &job, now, &about)
+        };
+        let other = |r#do, delay: Duration, attempt, reason, error| {
+            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            value(Other { id: job.id, lease, r#do, delay_ms, attempt, reason, error })
+        };
+        let events = finished.left.events;
+        let own = match &verdict {
+            Verdict::Nothing => return,
+            Verdict::Done => {
+                self.done.push(job.id);
+                self.done_leases.push(lease);
+                if finished.left.stepped {
+                    self.stepped.push(job.id);
+                }
+                Some(told(None, "completed"))
+            }
+            Verdict::Retry { delay, attempt, error } => {
+                self.others.push(other("retry", *delay, Some(*attempt), None, Some(error)));
+                debug!(job_id = job.id, kind = %job.kind, code = error.code, ?delay, "attempt failed, will be retried");
+                Some(told(Some(error), "retried"))
+            }
+            Verdict::Later { delay, error, close } => {
+                let attempt = finished.left.attempts_reset.then_some(0);
+                self.others.push(other("later", *delay, attempt, None, error.as_ref()));
+                if let Some((bucket, why)) = close {
+                    let for_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                    self.closed.push(value(Closed { tenant: &job.tenant, bucket, for_ms, why }));
+                }
+                error.as_ref().map(|error| told(Some(error), "throttled"))
+            }
+            Verdict::Dead { error } => {
+                warn!(job_id = job.id, kind = %job.kind, tenant = %job.tenant, code = error.code, step = error.step,
+                    "dead letter: {}", error.message);
+                self.others.push(other("dead", Duration::ZERO, None, Some(error.code), Some(error)));
+                Some(told(Some(error), "dead"))
+            }
+        };
+        self.keyed |= job.ordering_key.is_some() && matches!(verdict, Verdict::Done | Verdict::Dead { .. });
+        for event in events.into_iter().chain(own) {
+            self.events.push(&job, event);
+        }
+    }
+
+    async fn write(&self, store: &Store, worker: Uuid) -> Result<Vec<i64>, sqlx::Error> {
+        let events = &self.events;
+        sqlx::query_scalar(
+            "select backhaul.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, null, $18)",
+        )
+        .bind(worker)
+        .bind(&self.done)
+        .bind(&self.done_leases)
+        .bind((!self.others.is_empty()).then_some(Json(&self.others)))
+        .bind(&self.leases)
+        .bind(&self.ended)
+        .bind(self.keyed)
+        .bind(&self.stepped)
+        .bind(&events.job)
+        .bind(&events.id)
+        .bind(&events.at)
+        .bind(&events.event_type)
+        .bind(&events.tenant)
+        .bind(&events.kind)
+        .bind(&events.subject)
+        .bind(&events.trace)
+        .bind(&events.data)
+        .bind((!self.closed.is_empty()).then_some(Json(&self.closed)))
+        .fetch_one(store.pool())
+        .await
+    }
+}
+
+/// Writes outcomes until the channel closes. The next settle starts when the previous one returns, so a lone job waits
+/// for nothing and a busy worker batches hundreds. A database that is away is waited for.
+pub(crate) async fn run(
+    bench: Arc<Workbench>,
+    hands: Arc<Hands>,
+    metrics: Arc<Metrics>,
+    mut outcomes: mpsc::UnboundedReceiver<Settlement>,
+    sealed: Arc<tokio::sync::Notify>,
+) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while outcomes.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let batch = Batch::of(std::mem::take(&mut batch), &hands, &bench.clock, &metrics);
+        let mut pause = reconnect::Pause::default();
+        loop {
+            match batch.write(&bench.store, bench.worker).await {
+                Ok(refused) => {
+                    if !refused.is_empty() {
+                        warn!(jobs = ?refused, "outcomes refused: these jobs were cancelled or given to another worker");
+                    }
+                    break;
+                }
+                Err(error) if reconnect::is_passing(&error) => pause.after(&error, "settle").await,
+                Err(error) => {
+                    // A bug or a schema that changed under us. The lease keeps the jobs safe: they are rescued.
+                    tracing::error!(%error, jobs = batch.ids.len(), "settle refused; the jobs go back by rescue");
+                    break;
+                }
+            }
+        }
+        hands.release(&batch.ids);
+        sealed.notify_one();
+    }
+}

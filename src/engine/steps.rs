@@ -1,0 +1,91 @@
+//! Stored steps and memories of one job, written under its lease.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::{events::EventColumns, failure::Failure, store::Store};
+
+/// The database's side of one attempt. A lost connection is a transient failure of the attempt; a lost lease ends it.
+#[derive(Clone)]
+pub(crate) struct StepTable {
+    pub store: Store,
+    pub worker: Uuid,
+    pub lease: i64,
+    pub job: i64,
+    pub tenant: String,
+    pub kind: String,
+    pub deployment: Uuid,
+    /// False only where a look would surely find nothing.
+    pub may_have_steps: bool,
+}
+
+impl StepTable {
+    /// The Idempotency-Key of a step: the same for every attempt and replay, and for no other step anywhere.
+    pub(crate) fn key(&self, step: &str) -> String {
+        format!("{}-{}-{step}", self.deployment.simple(), self.job)
+    }
+
+    pub(crate) async fn load(&self) -> Result<HashMap<String, (bool, Value)>, Failure> {
+        let rows: Vec<(String, String, Option<Json<Value>>)> =
+            sqlx::query_as("select name, state, output from backhaul.steps where job_id = $1")
+                .bind(self.job)
+                .fetch_all(self.store.pool())
+                .await
+                .map_err(unreachable_store)?;
+        Ok(rows
+            .into_iter()
+            .map(|(name, state, output)| (name, (state == "done", output.map_or(Value::Null, |json| json.0))))
+            .collect())
+    }
+
+    pub(crate) async fn put(
+        &self,
+        name: &str,
+        done: bool,
+        output: &Value,
+        events: EventColumns,
+        memories: &[Value],
+    ) -> Result<(), Failure> {
+        let held: bool = sqlx::query_scalar(
+            "select backhaul.put_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        )
+        .bind(self.worker)
+        .bind(self.lease)
+        .bind(self.job)
+        .bind(name)
+        .bind(if done { "done" } else { "begun" })
+        .bind(Json(output))
+        .bind(events.id)
+        .bind(events.at)
+        .bind(events.event_type)
+        .bind(events.tenant)
+        .bind(events.kind)
+        .bind(events.subject)
+        .bind(events.trace)
+        .bind(events.data)
+        .bind((!memories.is_empty()).then_some(Json(memories)))
+        .fetch_one(self.store.pool())
+        .await
+        .map_err(unreachable_store)?;
+        if held { Ok(()) } else { Err(Failure::LeaseLost) }
+    }
+
+    pub(crate) async fn memory(&self, resource: &str) -> Result<Option<Value>, Failure> {
+        let row: Option<Json<Value>> =
+            sqlx::query_scalar("select value from backhaul.memories where tenant = $1 and kind = $2 and resource = $3")
+                .bind(&self.tenant)
+                .bind(&self.kind)
+                .bind(resource)
+                .fetch_optional(self.store.pool())
+                .await
+                .map_err(unreachable_store)?;
+        Ok(row.map(|json| json.0))
+    }
+}
+
+fn unreachable_store(error: sqlx::Error) -> Failure {
+    Failure::transient("store_unavailable", error)
+}

@@ -1,0 +1,103 @@
+//! The connection to Postgres, and the errors that come from there.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use uuid::Uuid;
+
+/// Longest time a statement of the engine may take. None of them waits for a person.
+const STATEMENT_MS_MAX: u64 = 30_000;
+
+/// A pool of connections to one Backhaul database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+    options: PgConnectOptions,
+}
+
+/// What can go wrong between us and Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL is not one of Postgres.
+    #[error("the database URL is not valid: {0}")]
+    Url(String),
+    /// The database refused or went away.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A migration failed.
+    #[error("migration failed: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The schema is newer than this program.
+    #[error("the database has schema version {found}, this program knows {known}: run a newer backhaul")]
+    SchemaNewer {
+        /// Version in the database.
+        found: i64,
+        /// Newest version of this program.
+        known: i64,
+    },
+    /// The schema is older than this program, or absent.
+    #[error("the database has schema version {found}, this program needs {known}: run `backhaul migrate`")]
+    SchemaOlder {
+        /// Version in the database; 0 where there is none.
+        found: i64,
+        /// Newest version of this program.
+        known: i64,
+    },
+}
+
+impl StoreError {
+    /// The SQLSTATE, where the database gave one.
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => error.code().map(|code| code.into_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl Store {
+    /// Opens a pool. `pooler` is for a transaction pooler in between: no prepared statements, no start-up options.
+    pub async fn connect(url: &str, connections_max: u32, pooler: bool) -> Result<Self, StoreError> {
+        let mut options = PgConnectOptions::from_str(url)
+            .map_err(|error| StoreError::Url(error.to_string()))?
+            .application_name("backhaul");
+        options = if pooler {
+            options.statement_cache_capacity(0)
+        } else {
+            options.options([
+                ("statement_timeout", STATEMENT_MS_MAX.to_string()),
+                // A batch of a few hundred rows never repays compiling its plan.
+                ("jit", "off".to_owned()),
+            ])
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options.clone())
+            .await?;
+        Ok(Self { pool, options })
+    }
+
+    /// The pool, for statements of one's own.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// How connections are made, for those that cannot come from a pool.
+    pub fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// The installation's id, part of idempotency keys and of the source of events.
+    pub async fn deployment(&self) -> Result<Uuid, StoreError> {
+        Ok(sqlx::query_scalar("select id from backhaul.deployment").fetch_one(&self.pool).await?)
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,363 @@
+//! A worker: claims on one side, attempts in the middle, settles on the other, and maintenance beside them.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    apalis::{self, Outcomes},
+    attempt::Workbench,
+    claim::{self, Claimed},
+    clock::Clock,
+    hands::Hands,
+    maintenance::{self, Signals},
+    metrics::Metrics,
+    migrate::register_kinds,
+    reconnect::{Pause, is_passing},
+    registry::Registry,
+    relay::{self, Sink},
+    settle,
+    store::{Store, StoreError},
+    wake::{self, Bell},
+};
+
+/// Jobs that a transaction needs longer than this to commit may be found due only by the next full look.
+const DUE_LAG: TimeDelta = TimeDelta::seconds(2);
+/// How often a claim looks at all due jobs, not only at the recent ones.
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How a worker works. See `config/default.toml` for what each means to an operator.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Attempts at once.
+    pub concurrency: usize,
+    /// Jobs claimed beyond those running, so that a free slot need not wait for a claim.
+    pub prefetch: usize,
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// A worker that was not heard of for this long is given up for dead.
+    pub dead_after: Duration,
+    /// How long running attempts may go on after a stop.
+    pub grace: Duration,
+    /// Longest sleep without a notification.
+    pub poll: Duration,
+    /// Time between sweeps for stragglers.
+    pub sweep: Duration,
+    /// How long events are kept once every sink has them.
+    pub retention: Duration,
+    /// Notifications do not come through: poll alone.
+    pub pooler: bool,
+    /// What `backhaul jobs` shows as this worker's build.
+    pub build: String,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 64,
+            prefetch: 64,
+            heartbeat: Duration::from_secs(2),
+            dead_after: Duration::from_secs(15),
+            grace: Duration::from_secs(25),
+            poll: Duration::from_secs(1),
+            sweep: Duration::from_millis(200),
+            retention: Duration::from_secs(365 * 24 * 3600),
+            pooler: false,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Runs a worker until `stop`, then lets running attempts end within the grace and hands the rest back. `sinks` makes
+/// the sinks anew for each life of the worker. A database that goes away is waited for; the only errors are those of
+/// the start.
+pub async fn run_worker(
+    store: Store,
+    registry: impl Fn() -> Registry,
+    sinks: impl Fn() -> Vec<Box<dyn Sink>>,
+    options: WorkerOptions,
+    stop: CancellationToken,
+) -> Result<(), StoreError> {
+    let options = Arc::new(options);
+    let deployment = store.deployment().await?;
+    register_kinds(&store, &registry().specs()).await?;
+    while !stop.is_cancelled() {
+        let bench = Workbench {
+            store: store.clone(),
+            registry: registry(),
+            clock: Clock::default(),
+            worker: Uuid::new_v4(),
+            deployment,
+        };
+        match live(bench, sinks(), options.clone(), &stop).await {
+            Ok(()) => {}
+            Err(error) if is_passing(&error) => {
+                let mut pause = Pause::default();
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = pause.after(&error, "a worker's start") => {}
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// One life, from registration to a clean leave, or to the news that this worker was given up for dead.
+async fn live(
+    bench: Workbench,
+    sinks: Vec<Box<dyn Sink>>,
+    options: Arc<WorkerOptions>,
+    stop: &CancellationToken,
+) -> Result<(), sqlx::Error> {
+    let bench = Arc::new(bench);
+    register(&bench, &options).await?;
+    info!(worker = %bench.worker, kinds = ?bench.registry.labels(), concurrency = options.concurrency, "working");
+
+    let hands = Arc::new(Hands::default());
+    let signals = Arc::new(Signals::default());
+    let metrics = Arc::new(Metrics::new());
+    let sealed = Arc::new(tokio::sync::Notify::new());
+    let settled = Arc::new(tokio::sync::Notify::new());
+    let (jobs, inbox) = mpsc::channel(options.concurrency + options.prefetch);
+    let (outcomes, results) = mpsc::unbounded_channel();
+    let mut bell = Bell::new(bench.store.clone(), bench.worker);
+
+    // Attempts stop by their channel closing; what serves them stops after them; the relay last of all.
+    let stopping = CancellationToken::new();
+    let quit = CancellationToken::new();
+    let relay_quit = CancellationToken::new();
+    let settles = tokio::spawn(settle::run(bench.clone(), hands.clone(), metrics.clone(), results, settled.clone()));
+    let attempts =
+        tokio::spawn(apalis::run(bench.clone(), inbox, outcomes.clone(), options.concurrency, stopping.clone()));
+    let mut around = vec![
+        tokio::spawn(maintenance::heartbeats(
+            bench.clone(),
+            hands.clone(),
+            signals.clone(),
+            options.clone(),
+            quit.clone(),
+        )),
+        tokio::spawn(maintenance::tasks(bench.clone(), signals.clone(), options.clone(), bell.handle(), quit.clone())),
+    ];
+    if !options.pooler {
+        around.push(tokio::spawn(wake::listen(bench.store.clone(), bell.handle(), quit.clone())));
+    }
+    let mut relays = vec![tokio::spawn(relay::seal(bench.store.clone(), settled, sealed.clone(), relay_quit.clone()))];
+    for sink in sinks {
+        relays.push(tokio::spawn(relay::publish(
+            bench.store.clone(),
+            bench.worker,
+            bench.deployment,
+            sink,
+            sealed.clone(),
+            relay_quit.clone(),
+        )));
+    }
+
+    let mut claims = Claims {
+        bench: &bench,
+        hands: &hands,
+        signals: &signals,
+        metrics: &metrics,
+        options: &options,
+        jobs,
+        bell: &mut bell,
+        kinds: bench.registry.labels(),
+        looked: Instant::now() - FULL_LOOK_EVERY,
+        due_after: None,
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = signals.lost.cancelled() => {}
+        () = claims.run() => {}
+    }
+    stopping.cancel();
+    drop(claims);
+    wind_down(&hands, &signals, &options, attempts, outcomes).await;
+    // Everybody who could report an outcome is gone, so the settles end once they have written what is there. While
+    // the database is away they wait for it, but not for longer than a stop may take.
+    finish("settling", settles, options.grace).await;
+    quit.cancel();
+    for task in around {
+        finish("maintenance", task, Duration::from_secs(5)).await;
+    }
+    relay_quit.cancel();
+    for task in relays {
+        finish("the relay", task, Duration::from_secs(10)).await;
+    }
+    if !signals.lost.is_cancelled() {
+        let left = sqlx::query("select backhaul.leave($1)").bind(bench.worker).execute(bench.store.pool());
+        match tokio::time::timeout(Duration::from_secs(5), left).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!(%error, "could not sign off; the others will notice by the missing heartbeat"),
+            Err(_) => warn!("could not sign off in time; the others will notice by the missing heartbeat"),
+        }
+    }
+    info!(worker = %bench.worker, "stopped");
+    Ok(())
+}
+
+async fn register(bench: &Workbench, options: &WorkerOptions) -> Result<(), sqlx::Error> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_else(|| "unknown".to_owned());
+    let now: DateTime<Utc> = sqlx::query_scalar("select backhaul.register_worker($1, $2, $3, $4, $5, $6)")
+        .bind(bench.worker)
+        .bind(host.trim())
+        .bind(i32::try_from(std::process::id()).unwrap_or(0))
+        .bind(&options.build)
+        .bind(bench.registry.labels())
+        .bind(i32::try_from(options.concurrency).unwrap_or(i32::MAX))
+        .fetch_one(bench.store.pool())
+        .await?;
+    bench.clock.set(now);
+    Ok(())
+}
+
+/// Lets running attempts end within the grace; what is still running then is stopped and reported interrupted.
+async fn wind_down<E: std::fmt::Display>(
+    hands: &Hands,
+    signals: &Signals,
+    options: &WorkerOptions,
+    attempts: JoinHandle<Result<(), E>>,
+    outcomes: Outcomes,
+) {
+    signals.stopping.store(true, Ordering::Relaxed);
+    let grace = if signals.lost.is_cancelled() {
+        hands.cancel(&hands.ids().0);
+        Duration::from_secs(1)
+    } else {
+        options.grace
+    };
+    let stop_attempts = attempts.abort_handle();
+    match tokio::time::timeout(grace, attempts).await {
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the execution layer stopped"),
+        Ok(Ok(Ok(())) | Err(_)) => {}
+        Err(_) => {
+            warn!(jobs = hands.count(), "the grace is over; what still runs goes back without costing an attempt");
+            stop_attempts.abort();
+        }
+    }
+    drop(outcomes);
+}
+
+async fn finish(what: &str, mut task: JoinHandle<()>, within: Duration) {
+    if tokio::time::timeout(within, &mut task).await.is_err() {
+        warn!("{what} did not end in time");
+        task.abort();
+    }
+}
+
+/// The claiming side of a worker.
+struct Claims<'a> {
+    bench: &'a Workbench,
+    hands: &'a Hands,
+    signals: &'a Signals,
+    metrics: &'a Metrics,
+    options: &'a WorkerOptions,
+    jobs: mpsc::Sender<Claimed>,
+    bell: &'a mut Bell,
+    kinds: Vec<String>,
+    looked: Instant,
+    due_after: Option<DateTime<Utc>>,
+}
+
+impl Claims<'_> {
+    async fn run(&mut self) {
+        let mut pause = Pause::default();
+        loop {
+            match self.round().await {
+                Ok(()) => pause = Pause::default(),
+                Err(error) if is_passing(&error) => pause.after(&error, "claims").await,
+                Err(error) if error.as_database_error().and_then(|e| e.code()).as_deref() == Some("BH030") => {
+                    warn!("this worker was given up for dead; what it holds was given away");
+                    self.signals.lost.cancel();
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "claim refused");
+                    pause.after(&error, "claims").await;
+                }
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), sqlx::Error> {
+        if self.signals.alone.load(Ordering::Relaxed) {
+            return self.alone().await;
+        }
+        let free = (self.options.concurrency + self.options.prefetch).saturating_sub(self.hands.count());
+        if free == 0 {
+            self.hands.freed().await;
+            return Ok(());
+        }
+        let claimed = self.claim(free).await?;
+        if !claimed.is_empty() {
+            self.bell.busy().await?;
+            self.hand_out(claimed);
+            return Ok(());
+        }
+        if self.bell.sign_on().await? {
+            return Ok(());
+        }
+        let due = self.bell.next_due().await?;
+        let longest = self.options.poll.mul_f64(rand::random_range(0.8..1.2));
+        let until_due = due.map(|due| (due - self.bench.clock.now()).to_std().unwrap_or(Duration::ZERO));
+        // Something is due already and was not claimable: it belongs to kinds or lanes that are not ours now.
+        let longest = until_due.filter(|due| !due.is_zero()).map_or(longest, |due| due.min(longest));
+        self.bell.sleep(longest.max(Duration::from_millis(1))).await;
+        Ok(())
+    }
+
+    async fn claim(&mut self, want: usize) -> Result<Vec<Claimed>, sqlx::Error> {
+        let full = self.looked.elapsed() >= FULL_LOOK_EVERY;
+        let now = self.bench.clock.now();
+        let after = if full { None } else { self.due_after };
+        let claimed = claim::claim(&self.bench.store, self.bench.worker, &self.kinds, want, after).await?;
+        if full {
+            self.looked = Instant::now();
+            self.due_after = Some(now - DUE_LAG);
+        }
+        Ok(claimed)
+    }
+
+    fn hand_out(&self, claimed: Vec<Claimed>) {
+        self.metrics.claimed(claimed.len());
+        self.hands.take(claimed.iter().map(|one| (one.job.id, one.lease, one.cancel.clone())));
+        for one in claimed {
+            // The channel has a place for everything that may be in hand.
+            if let Err(refused) = self.jobs.try_send(one) {
+                let job = refused.into_inner().job.id;
+                warn!(job_id = job, "no place for a claimed job; it goes back by rescue");
+                self.hands.release(&[job]);
+            }
+        }
+    }
+
+    /// Runs one job with nothing else in hand: its worker died twice, and its neighbours shall not pay.
+    async fn alone(&mut self) -> Result<(), sqlx::Error> {
+        while self.hands.count() > 0 {
+            self.hands.freed().await;
+        }
+        let claimed = claim::claim_alone(&self.bench.store, self.bench.worker, &self.kinds).await?;
+        self.signals.alone.store(false, Ordering::Relaxed);
+        if let Some(one) = claimed {
+            info!(job_id = one.job.id, kind = %one.job.kind, rescues = one.job.rescues, "running a job alone");
+            self.hand_out(vec![one]);
+            while self.hands.count() > 0 {
+                self.hands.freed().await;
+            }
+        }
+        Ok(())
+    }
+}
