@@ -5,6 +5,7 @@
 mod cluster;
 mod commands;
 mod config;
+mod telemetry;
 
 use std::process::ExitCode;
 

@@ -1,15 +1,32 @@
 //! The command line: one file a subcommand.
 
-pub(crate) mod exit;
-
+mod backfill;
+mod completions;
+mod database;
 mod db;
+mod dead;
+mod doctor;
+mod enqueue;
+pub(crate) mod exit;
+mod jobs;
+mod kinds;
+mod migrate;
+mod outbox;
 mod session;
+mod settings;
+mod table;
 
-use anyhow::Result;
+use std::{env, future::Future, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use tracing::Instrument;
 
 use self::session::Session;
+use crate::telemetry::{self, Telemetry};
+
+/// Tasks that still run when a command is done are not waited for longer than this.
+const RUNTIME_END_MAX: Duration = Duration::from_secs(2);
 
 /// A durable job queue on plain Postgres for contact-centre integration.
 #[derive(Debug, Parser)]
@@ -35,8 +52,21 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Migrate(migrate::Migrate),
+    Enqueue(enqueue::Enqueue),
+    Backfill(backfill::Backfill),
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Db(db::Db),
+    #[command(subcommand, name = "config")]
+    Settings(settings::Show),
+    Completions(completions::Completions),
 }
 
 /// Runs the command that was asked for.
@@ -44,5 +74,32 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let session = Session::open(&cli.global)?;
     match cli.command {
         Command::Db(command) => db::run(&session, command),
+        Command::Settings(command) => settings::run(&session, &command),
+        Command::Completions(command) => completions::run(&command),
+        Command::Migrate(command) => on_runtime(&session, "migrate", migrate::run(&session, command)),
+        Command::Enqueue(command) => on_runtime(&session, "enqueue", enqueue::run(&session, command)),
+        Command::Backfill(command) => on_runtime(&session, "backfill", backfill::run(&session, command)),
+        Command::Jobs(command) => on_runtime(&session, "jobs", jobs::run(&session, command)),
+        Command::Dead(command) => on_runtime(&session, "dead", dead::run(&session, command)),
+        Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),
+        Command::Doctor(command) => on_runtime(&session, "doctor", doctor::run(&session, command)),
     }
+}
+
+/// Runs `work` with logging and telemetry, and sends what they hold before it returns.
+fn on_runtime(session: &Session, name: &'static str, work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let telemetry = {
+        let _inside = runtime.enter();
+        Telemetry::start(&session.settings.telemetry)?
+    };
+    let span = tracing::info_span!("command", otel.name = name);
+    // Tools that trace their steps hand the context to their children in this variable.
+    if let Ok(traceparent) = env::var("TRACEPARENT") {
+        telemetry::continue_trace(&span, &traceparent);
+    }
+    let done = runtime.block_on(work.instrument(span));
+    telemetry.stop();
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    done
 }

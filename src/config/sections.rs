@@ -16,6 +16,8 @@ pub(crate) struct DatabaseSection {
     pub(crate) pool_max: u32,
     /// Longest wait for a connection.
     pub(crate) connect_timeout: Duration,
+    /// A transaction pooler is in between.
+    pub(crate) pooler: bool,
 }
 
 impl DatabaseSection {
@@ -24,6 +26,7 @@ impl DatabaseSection {
             url: None,
             pool_max: reader.number("database.pool_max", 2..=200),
             connect_timeout: Duration::from_secs(reader.number("database.connect_timeout_s", 1..=300)),
+            pooler: reader.choice("database.pooler", &[("true", true), ("false", false)]),
         };
         if let Some(url) = reader.optional_text("database.url")
             && let Err(problem) = section.set_url(&url)
@@ -71,21 +74,43 @@ impl ClusterSection {
 /// `[worker]`
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerSection {
-    /// Jobs in hand at once, in one process.
-    pub(crate) concurrency: u16,
+    /// Attempts at once, in one process.
+    pub(crate) concurrency: usize,
+    /// Jobs claimed beyond those.
+    pub(crate) prefetch: usize,
     /// Kinds to work on; empty: all.
     pub(crate) kinds: Vec<String>,
-    /// How long running jobs may finish after a stop was asked for.
+    /// How long running attempts may go on after a stop was asked for.
     pub(crate) grace: Duration,
+    /// Time between heartbeats.
+    pub(crate) heartbeat: Duration,
+    /// A worker that was silent for this long loses its jobs.
+    pub(crate) dead_after: Duration,
+    /// Longest sleep without a notification.
+    pub(crate) poll: Duration,
+    /// Time between sweeps for stragglers.
+    pub(crate) sweep: Duration,
+    /// How long events are kept.
+    pub(crate) retention: Duration,
 }
 
 impl WorkerSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        Self {
-            concurrency: reader.number("worker.concurrency", 1..=1_000),
+        let section = Self {
+            concurrency: usize::from(reader.number("worker.concurrency", 1_u16..=1_000)),
+            prefetch: usize::from(reader.number("worker.prefetch", 0_u16..=1_000)),
             kinds: reader.words("worker.kinds"),
             grace: Duration::from_secs(reader.number("worker.grace_s", 0..=600)),
+            heartbeat: Duration::from_millis(reader.number("worker.heartbeat_ms", 100..=60_000)),
+            dead_after: Duration::from_millis(reader.number("worker.dead_after_ms", 500..=600_000)),
+            poll: Duration::from_millis(reader.number("worker.poll_ms", 10..=60_000)),
+            sweep: Duration::from_millis(reader.number("worker.sweep_ms", 10..=60_000)),
+            retention: Duration::from_secs(86_400 * reader.number::<u64>("worker.retention_days", 1..=36_500)),
+        };
+        if section.dead_after < section.heartbeat * 3 {
+            reader.problem("worker.dead_after_ms", "must be at least three times worker.heartbeat_ms");
         }
+        section
     }
 }
 

@@ -1,0 +1,94 @@
+//! The commands' way to the database: connecting, asking, and saying in words what went wrong.
+
+use anyhow::{Result, anyhow};
+use backhaul_engine::{Store, StoreError};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use sqlx::{
+    AssertSqlSafe, PgPool,
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions},
+    query::QueryScalar,
+};
+
+use super::{
+    exit::{self, Coded},
+    session::Session,
+};
+
+/// A command asks one thing after the other.
+const COMMAND_CONNECTIONS_MAX: u32 = 2;
+
+impl Session {
+    /// Connects to the database, starting the private one if none is configured.
+    pub(crate) async fn connect(&self) -> Result<PgPool> {
+        let url = tokio::task::block_in_place(|| self.database_url())?;
+        let options: PgConnectOptions = url
+            .expose_secret()
+            .parse()
+            .map_err(|_| anyhow!(Coded::new(exit::USAGE, "the database URL cannot be parsed")))?;
+        let options = options.application_name("backhaul");
+        PgPoolOptions::new()
+            .max_connections(COMMAND_CONNECTIONS_MAX)
+            .acquire_timeout(self.settings.database.connect_timeout)
+            .connect_with(if self.settings.database.pooler { options.statement_cache_capacity(0) } else { options })
+            .await
+            .map_err(explain)
+    }
+}
+
+impl Session {
+    /// Opens the engine's store with the connections of the settings.
+    pub(crate) async fn store(&self) -> Result<Store> {
+        let url = tokio::task::block_in_place(|| self.database_url())?;
+        let (most, pooler) = (self.settings.database.pool_max, self.settings.database.pooler);
+        Store::connect(url.expose_secret(), most, pooler).await.map_err(explain_store)
+    }
+}
+
+/// As [`explain`], for errors of the engine.
+pub(crate) fn explain_store(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::Database(error) => explain(error),
+        StoreError::SchemaNewer { .. } | StoreError::SchemaOlder { .. } => {
+            anyhow!(Coded::new(exit::DATABASE, error.to_string()))
+        }
+        StoreError::Url(_) => anyhow!(Coded::new(exit::USAGE, error.to_string())),
+        StoreError::Migrate(error) => anyhow!(error).context("the migration failed"),
+    }
+}
+
+/// A statement that returns one JSON value a row. The texts are constants of this program; values are bound.
+pub(crate) fn rows_of(sql: &str) -> QueryScalar<'static, sqlx::Postgres, Value, PgArguments> {
+    sqlx::query_scalar(AssertSqlSafe(format!("select to_jsonb(answer) from ({sql}) answer")))
+}
+
+/// Whether the login lacks the right to do it.
+pub(crate) fn is_forbidden(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(refused) if refused.code().as_deref() == Some("42501"))
+}
+
+/// Gives an error of the database its exit code and its advice.
+pub(crate) fn explain(error: sqlx::Error) -> anyhow::Error {
+    let (code, text) = match &error {
+        sqlx::Error::Database(refused) => {
+            let refused = refused.downcast_ref::<PgDatabaseError>();
+            let hint = refused.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            let text = format!("{}{hint}", refused.message());
+            match refused.code() {
+                "BH020" => (exit::NOT_FOUND, text),
+                bad if bad.starts_with("BH00") => (exit::USAGE, text),
+                "3F000" | "42P01" | "42883" => {
+                    (exit::DATABASE, format!("{text}: the schema is missing or old, run `backhaul migrate`"))
+                }
+                "42501" => (exit::FAILURE, format!("{text}: this login lacks a role, see docs/guide/roles.md")),
+                connection if connection.starts_with("28") || connection.starts_with("3D") => (exit::DATABASE, text),
+                _ => (exit::FAILURE, text),
+            }
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+            (exit::DATABASE, format!("the database cannot be reached: {error} (`backhaul doctor` looks closer)"))
+        }
+        other => (exit::FAILURE, format!("the database: {other}")),
+    };
+    anyhow!(Coded::new(code, text))
+}

@@ -1,0 +1,139 @@
+//! `backhaul enqueue`: one job from the command line.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow};
+use chrono::{DateTime, Utc};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use sqlx::Row;
+
+use super::{
+    database::explain,
+    exit::{self, Coded},
+    session::Session,
+    table,
+};
+use crate::telemetry;
+
+/// Largest payload that is read; the kind's own limit is lower and is checked by the database.
+const PAYLOAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Enqueue one job.
+///
+/// The same as `select * from backhaul.enqueue(...)` in SQL, which producers use in their own transactions.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  backhaul enqueue enrichment --tenant acme --payload '{\"profileId\": \"...\", ...}'
+  backhaul enqueue widget-patch --tenant acme --file patch.json --key order-17 --json
+  backhaul enqueue handshake --tenant acme --file - --run-at 2030-01-01T00:00:00Z < probe.json
+
+With --key, a second call with the same payload adds nothing and prints the first job's id.")]
+pub(crate) struct Enqueue {
+    /// Kind of the job, for example enrichment
+    kind: String,
+    /// Whose work it is
+    #[arg(long, default_value = "default")]
+    tenant: String,
+    /// The payload, a JSON object
+    #[arg(long, value_name = "JSON", required_unless_present = "file", conflicts_with = "file")]
+    payload: Option<String>,
+    /// File with the payload; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Idempotency key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Urgency
+    #[arg(long, value_enum, default_value_t = Priority::Normal)]
+    priority: Priority,
+    /// Not before this time, as 2030-01-31T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    run_at: Option<DateTime<Utc>>,
+    /// Jobs with the same key run one at a time, in order [default: as the kind derives it from the payload]
+    #[arg(long, value_name = "KEY")]
+    ordering_key: Option<String>,
+    /// Total tries [default: the kind's]
+    #[arg(long, value_name = "TRIES")]
+    max_attempts: Option<i32>,
+    /// Dead after this time [default: the kind's deadline]
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<DateTime<Utc>>,
+    /// W3C trace context of the producer [default: this command's own, or the variable TRACEPARENT]
+    #[arg(long, value_name = "CONTEXT")]
+    traceparent: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The priorities, most urgent first.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Priority {
+    Critical,
+    High,
+    Normal,
+    Low,
+    Backfill,
+}
+
+/// Enqueues the job.
+pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
+    let payload = payload(&command)?;
+    let priority = command.priority.to_possible_value().map(|value| value.get_name().to_owned());
+    let traceparent = command.traceparent.or_else(telemetry::traceparent).or_else(|| std::env::var("TRACEPARENT").ok());
+    let pool = session.connect().await?;
+    let answer = sqlx::query(
+        "select job_id, outcome from backhaul.enqueue(kind => $1, payload => $2, tenant => $3, idempotency_key => $4,
+             priority => $5, run_at => $6, ordering_key => $7, max_attempts => $8, deadline => $9, traceparent => $10)",
+    )
+    .bind(&command.kind)
+    .bind(payload)
+    .bind(&command.tenant)
+    .bind(&command.key)
+    .bind(priority)
+    .bind(command.run_at)
+    .bind(&command.ordering_key)
+    .bind(command.max_attempts)
+    .bind(command.deadline)
+    .bind(traceparent)
+    .fetch_one(&pool)
+    .await
+    .map_err(explain)?;
+    let id: i64 = answer.try_get("job_id").map_err(explain)?;
+    let outcome: String = answer.try_get("outcome").map_err(explain)?;
+    if command.json {
+        return table::print_json(&json!({ "id": id, "outcome": outcome }));
+    }
+    let text = if outcome == "duplicate" { "was enqueued before under this key" } else { "is enqueued" };
+    table::write_out(&format!("job {id} {text}; see `backhaul jobs show {id}`\n"))
+}
+
+fn payload(command: &Enqueue) -> Result<Value> {
+    let text = match (&command.payload, &command.file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) if path == Path::new("-") => read_bounded(io::stdin(), "standard input")?,
+        (None, Some(path)) => {
+            let name = path.display().to_string();
+            let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+            read_bounded(file, &name)?
+        }
+        (None, None) => return Err(anyhow!(Coded::new(exit::USAGE, "give --payload or --file"))),
+    };
+    serde_json::from_str(&text)
+        .map_err(|error| anyhow!(Coded::new(exit::USAGE, format!("the payload is not JSON: {error}"))))
+}
+
+fn read_bounded(source: impl Read, name: &str) -> Result<String> {
+    let mut text = String::new();
+    source.take(PAYLOAD_BYTES_MAX + 1).read_to_string(&mut text).with_context(|| format!("cannot read {name}"))?;
+    if text.len() as u64 > PAYLOAD_BYTES_MAX {
+        return Err(anyhow!(Coded::new(exit::USAGE, format!("{name} has more than {PAYLOAD_BYTES_MAX} bytes"))));
+    }
+    Ok(text)
+}
