@@ -7,12 +7,15 @@
 pub mod address;
 pub mod call;
 pub mod classify;
+pub mod client;
 pub mod clock;
+mod exchange;
 pub mod path;
 pub mod profile;
 pub mod redact;
 pub mod retry_after;
 pub mod sign;
 pub mod tls;
+mod token;
 
 pub use reqwest::{Method, header};
