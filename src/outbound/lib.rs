@@ -18,4 +18,14 @@ pub mod sign;
 pub mod tls;
 mod token;
 
+pub use self::{
+    call::{Call, CallError, Reply},
+    classify::{Class, classify},
+    client::{Client, Delivery, Settings},
+    profile::{
+        Auth, CallbackProfile, IdemOn, OccMode, ProbeProfile, Profile, ProfileErrors, Profiles, Provider,
+        WebhookProfile,
+    },
+    redact::Secret,
+};
 pub use reqwest::{Method, header};
