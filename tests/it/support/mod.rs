@@ -1,0 +1,30 @@
+//! What tests share: a private Postgres for the whole run, a fresh database for each test, and a toy kind.
+
+mod cluster;
+mod toy;
+mod worker;
+
+use std::{future::Future, time::Duration};
+
+pub(crate) use cluster::{Database, binary, database, target_dir};
+pub(crate) use toy::{Toy, ToyEnv};
+pub(crate) use worker::Worker;
+
+/// Longest wait for anything. Generous, because the machines are slow; reached only when something is broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `holds` says so, for things that happen in another process or behind SQL.
+pub(crate) async fn eventually<F, Fut>(what: &str, mut holds: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let looks = PATIENCE.as_millis() / 20;
+    for _ in 0..looks {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited {PATIENCE:?} in vain: {what}");
+}
