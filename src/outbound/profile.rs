@@ -3,6 +3,23 @@
 //! One TOML file a tenant; `config/profiles/README.md` explains every key. Loading reports the errors of all files at
 //! once. Secrets come from environment variables or files and never appear in a profile or in `Debug` output.
 
+/// Gives an enumeration its words in profiles.
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// The words of the profile and what they mean.
+            pub(crate) const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+    };
+}
+
+mod auth;
 mod defaults;
 mod document;
 mod load;
@@ -11,13 +28,17 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, path::Path, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use url::Url;
 
-pub use self::load::{Loader, ProfileError, ProfileErrors};
-use crate::{address::AllowHost, classify::RetryRules, redact::Secret, tls::ExtraRoots};
+pub use self::{
+    auth::{Auth, ClientAuth, Grant, OAuth, TokenUrl},
+    load::{KindSection, Loader, ProfileError, ProfileErrors},
+    sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, WebhookProfile},
+};
+use crate::{classify::RetryRules, tls::ExtraRoots};
 
 /// The profiles of all tenants. Immutable; a clone shares them.
 #[derive(Debug, Clone, Default)]
@@ -76,8 +97,10 @@ pub struct Profile {
     pub probe: ProbeProfile,
     /// Section `[webhook]`.
     pub webhook: WebhookProfile,
-    /// Sections `[kinds.*]`: the knobs of job kinds, read with [`Profile::knobs`].
+    /// Sections `[kinds.*]` as they were written: the knobs of job kinds.
     pub kinds: BTreeMap<String, toml::Table>,
+    /// What the loader's readers made of them.
+    settings: BTreeMap<String, Arc<dyn Any + Send + Sync>>,
 }
 
 impl Profile {
@@ -94,6 +117,12 @@ impl Profile {
     /// All configured providers.
     pub fn providers(&self) -> impl Iterator<Item = &Provider> {
         [&self.cxone, &self.genesys, &self.crm].into_iter().flatten()
+    }
+
+    /// What the reader of `[kinds.<section>]` made of it; see [`Loader::section`]. `None` where the file has no such
+    /// section, or the reader makes another type.
+    pub fn settings<T: 'static>(&self, section: &str) -> Option<&T> {
+        self.settings.get(section)?.downcast_ref()
     }
 
     /// The section `[kinds.<section>]`, or `T::default()` where the file has none. A [`Loader`] that knows the section
@@ -141,81 +170,6 @@ impl Provider {
     }
 }
 
-/// How calls to a provider are authenticated.
-#[derive(Debug, Clone)]
-pub enum Auth {
-    /// A token endpoint.
-    OAuth(Box<OAuth>),
-    /// A fixed bearer token.
-    Bearer(Secret),
-}
-
-/// A client of a token endpoint.
-#[derive(Debug, Clone)]
-pub struct OAuth {
-    /// Where tokens come from.
-    pub token_url: TokenUrl,
-    /// How the client proves itself there.
-    pub auth: ClientAuth,
-    /// Client id, or access key id.
-    pub client_id: String,
-    /// Client secret, or access key secret.
-    pub client_secret: Secret,
-    /// The grant asked for.
-    pub grant: Grant,
-    /// Scopes this client needs, sorted and without duplicates. A reply that lists scopes must list these.
-    pub scopes: Vec<String>,
-    /// Whether `scope` is sent with the token request.
-    pub send_scope: bool,
-    /// How long before its end a token is renewed; never more than half its life.
-    pub margin: Duration,
-    /// Form-encode id and secret before base64 in the Basic header, as RFC 6749 2.3.1 asks.
-    pub encode_basic: bool,
-}
-
-/// Where tokens come from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum TokenUrl {
-    /// The endpoint itself.
-    Fixed(Url),
-    /// An OpenID configuration whose `token_endpoint` is the endpoint.
-    Discovery(Url),
-}
-
-impl TokenUrl {
-    /// The URL that stands in the profile.
-    pub fn url(&self) -> &Url {
-        match self {
-            Self::Fixed(url) | Self::Discovery(url) => url,
-        }
-    }
-}
-
-/// How a client proves itself to the token endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ClientAuth {
-    /// `Authorization: Basic`.
-    Basic,
-    /// `client_id` and `client_secret` in the form.
-    Body,
-    /// A JSON body of `accessKeyId` and `accessKeySecret`.
-    JsonKey,
-}
-
-/// The OAuth grant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Grant {
-    /// `client_credentials`.
-    ClientCredentials,
-    /// `password`, which CXone access keys use.
-    Password {
-        /// User name, or access key id.
-        username: String,
-        /// Password, or access key secret.
-        password: Secret,
-    },
-}
-
 /// How concurrent changes are detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OccMode {
@@ -260,105 +214,6 @@ pub enum IdemOn {
     Never,
 }
 
-/// Where callbacks may go and how they are signed.
-#[derive(Debug, Clone, Default)]
-pub struct CallbackProfile {
-    /// Hosts that payloads may name. Empty allows none.
-    pub allow_hosts: Vec<AllowHost>,
-    /// Signing secrets, the current one first; the second serves a rotation. Empty only while `allow_hosts` is.
-    pub secrets: Vec<Secret>,
-    /// Authorities trusted beside the platform's.
-    pub extra_roots: ExtraRoots,
-}
-
-/// The channel probe.
-#[derive(Debug, Clone)]
-pub struct ProbeProfile {
-    /// Hosts that payloads may name. Empty allows none.
-    pub allow_hosts: Vec<AllowHost>,
-    /// Authorities trusted beside the platform's.
-    pub extra_roots: ExtraRoots,
-    /// Covers name resolution, TCP, TLS and the upgrade. Default 5 s, at most 30 s.
-    pub timeout: Duration,
-    /// Path appended to the channel's webchat URL, default `webchat`.
-    pub path: String,
-    /// A whole URL instead of host and path; `{host}` is replaced by the webchat URL's host.
-    pub url_template: Option<String>,
-    /// `User-Agent` of the probe.
-    pub user_agent: String,
-    /// `Origin` that must be accepted, where the payload names none.
-    pub origin: Option<String>,
-    /// `Origin` that must be refused, where the payload names none.
-    pub foreign_origin: String,
-    /// Whether the second probe with the foreign origin is made.
-    pub check_foreign_origin: bool,
-    /// A text that is sent after the upgrade and must be answered before the timeout.
-    pub first_message: Option<String>,
-    /// Put the old channel back when the probe fails.
-    pub rollback: bool,
-}
-
-/// The tenant's incoming webhooks, and what we tell upstreams about them.
-#[derive(Debug, Clone)]
-pub struct WebhookProfile {
-    /// Hosts that a payload may name as the target of a webhook registration.
-    pub allow_hosts: Vec<AllowHost>,
-    /// The address under which upstreams reach the ingress, for registrations.
-    pub public_url: Option<Url>,
-    /// Live secrets, the current one first, at most two. Empty: every delivery is refused.
-    pub secrets: Vec<Secret>,
-    /// How deliveries are signed.
-    pub signature: SignatureRules,
-    /// Header that identifies a delivery, by default `webhook-id`.
-    pub delivery_id_header: reqwest::header::HeaderName,
-    /// Largest body in bytes, default 256 KiB.
-    pub body_bytes_max: usize,
-    /// Answer a body of the wrong shape with 200 and park it, for senders that retry for ever.
-    pub park_invalid: bool,
-}
-
-/// How an incoming delivery is signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignatureRules {
-    /// Header of the signature.
-    pub header: reqwest::header::HeaderName,
-    /// Header of the time stamp, seconds since 1970 or RFC 3339.
-    pub timestamp_header: reqwest::header::HeaderName,
-    /// How the signature is written.
-    pub encoding: SignatureEncoding,
-    /// What stands before the signature, for example `sha256=` or `v1,`.
-    pub prefix: String,
-    /// What is signed: a text with `{id}`, `{timestamp}` and `{body}`.
-    pub template: String,
-    /// Largest distance between the time stamp and now. Default 300 s.
-    pub tolerance: Duration,
-}
-
-/// How the bytes of a signature are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignatureEncoding {
-    /// Hexadecimal, either case.
-    Hex,
-    /// Base64 with padding.
-    Base64,
-}
-
-macro_rules! words {
-    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        impl $type {
-            /// The words of the profile and what they mean.
-            pub(crate) const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $word),+ })
-            }
-        }
-    };
-}
-
-words!(ClientAuth { Basic = "basic", Body = "body", JsonKey = "json_key" });
 words!(OccMode {
     Etag = "etag",
     BodyVersion = "body_version",
@@ -368,4 +223,3 @@ words!(OccMode {
     None = "none",
 });
 words!(IdemOn { Always = "always", Create = "create", Never = "never" });
-words!(SignatureEncoding { Hex = "hex", Base64 = "base64" });

@@ -1,6 +1,6 @@
 //! Loads the profiles of a folder and reports everything that is wrong with them at once.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{any::Any, cell::RefCell, collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use toml::Table;
@@ -13,13 +13,26 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 const FILES_MAX: usize = 10_000;
 
 type Lookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-type SectionCheck = Arc<dyn Fn(&str, &str, &Table) -> Result<(), ProfileError> + Send + Sync>;
+type Settings = Arc<dyn Any + Send + Sync>;
+type SectionReader = Arc<dyn Fn(&KindSection<'_>) -> Result<Settings, Vec<String>> + Send + Sync>;
+
+/// A section `[kinds.*]` as its reader sees it.
+pub struct KindSection<'a> {
+    /// Whose profile it is.
+    pub tenant: &'a str,
+    /// The section.
+    pub table: &'a Table,
+    /// Where relative paths start; `None` for profiles that are not files.
+    pub dir: Option<&'a Path>,
+    /// Looks environment variables up. Readers ask nothing else, so that tests need not change the process.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+}
 
 /// Loads profiles, with everything that can be set about it.
 #[derive(Clone)]
 pub struct Loader {
     env: Lookup,
-    kinds: BTreeMap<String, SectionCheck>,
+    kinds: BTreeMap<String, SectionReader>,
     pub(super) endpoints: Vec<(String, String, String)>,
     pub(super) buckets: Vec<(String, String)>,
 }
@@ -48,11 +61,25 @@ impl Loader {
         self
     }
 
-    /// Declares `[kinds.<name>]`, read as `T`. Once a section is declared, undeclared ones are errors.
+    /// Declares `[kinds.<name>]`, read as `T`; [`Profile::settings`] gives it back. Once a section is declared,
+    /// undeclared ones are errors.
     #[must_use]
-    pub fn kind<T: DeserializeOwned + 'static>(mut self, name: &str) -> Self {
-        let check: SectionCheck = Arc::new(|file, section, table| read_section::<T>(file, section, table).map(|_| ()));
-        self.kinds.insert(name.to_owned(), check);
+    pub fn kind<T: DeserializeOwned + Send + Sync + 'static>(self, name: &str) -> Self {
+        self.section(name, |section| {
+            read_table::<T>(section.table).map_err(|(key, message)| vec![format!("{key}: {message}")])
+        })
+    }
+
+    /// Declares `[kinds.<name>]` with a reader that may look up secrets and check what types cannot say. It reports
+    /// everything that is wrong, each as `key: message`, and is not called where a profile lacks the section.
+    #[must_use]
+    pub fn section<T: Send + Sync + 'static>(
+        mut self,
+        name: &str,
+        read: impl Fn(&KindSection<'_>) -> Result<T, Vec<String>> + Send + Sync + 'static,
+    ) -> Self {
+        let reader: SectionReader = Arc::new(move |section| Ok(Arc::new(read(section)?) as Settings));
+        self.kinds.insert(name.to_owned(), reader);
         self
     }
 
@@ -126,35 +153,46 @@ impl Loader {
         let callback = sections::callback(root.table("callback"));
         let probe = sections::probe(root.table("probe"));
         let webhook = sections::webhook(root.table("webhook"));
-        let kinds = self.read_kinds(document, root.table("kinds"));
+        let name = tenant.as_deref().unwrap_or_default();
+        let (kinds, settings) = self.read_kinds(document, name, root.table("kinds"));
         root.finish();
-        Some(Profile { tenant: tenant?, cxone, genesys, crm, callback, probe, webhook, kinds })
+        Some(Profile { tenant: tenant?, cxone, genesys, crm, callback, probe, webhook, kinds, settings })
     }
 
-    fn read_kinds(&self, document: &Document<'_>, section: Option<Section<'_>>) -> BTreeMap<String, Table> {
-        let mut kinds = BTreeMap::new();
-        let Some(mut section) = section else { return kinds };
+    fn read_kinds(
+        &self,
+        document: &Document<'_>,
+        tenant: &str,
+        section: Option<Section<'_>>,
+    ) -> (BTreeMap<String, Table>, BTreeMap<String, Settings>) {
+        let (mut kinds, mut settings) = (BTreeMap::new(), BTreeMap::new());
+        let Some(mut section) = section else { return (kinds, settings) };
         for (name, value) in section.members() {
             let toml::Value::Table(table) = value else {
                 section.error(name, "must be a table, [kinds.<name>]");
                 continue;
             };
-            match self.kinds.get(name) {
-                Some(check) => {
-                    if let Err(error) = check(document.file, name, table) {
-                        document.errors.borrow_mut().push(error);
-                    }
-                }
-                None if self.kinds.is_empty() => {}
-                None => {
+            kinds.insert(name.clone(), table.clone());
+            let Some(read) = self.kinds.get(name) else {
+                if !self.kinds.is_empty() {
                     let known: Vec<_> = self.kinds.keys().map(String::as_str).collect();
                     section.error(name, format!("is no section of a kind; known are {}", known.join(", ")));
                 }
+                continue;
+            };
+            match read(&KindSection { tenant, table, dir: document.dir, env: document.env }) {
+                Ok(read) => {
+                    settings.insert(name.clone(), read);
+                }
+                Err(problems) => problems.into_iter().for_each(|problem| {
+                    let (key, message) = problem.split_once(": ").unwrap_or(("", &problem));
+                    let key = if matches!(key, "" | ".") { name.clone() } else { format!("{name}.{key}") };
+                    section.error(&key, message);
+                }),
             }
-            kinds.insert(name.clone(), table.clone());
         }
         section.finish();
-        kinds
+        (kinds, settings)
     }
 }
 
@@ -166,11 +204,15 @@ impl fmt::Debug for Loader {
 
 /// Reads a kind's section as `T`; the error names the member.
 pub(super) fn read_section<T: DeserializeOwned>(file: &str, section: &str, table: &Table) -> Result<T, ProfileError> {
-    serde_path_to_error::deserialize(table.clone()).map_err(|error| {
-        let path = error.path().to_string();
-        let key = if path == "." { format!("kinds.{section}") } else { format!("kinds.{section}.{path}") };
-        ProfileError { file: file.to_owned(), key, message: error.into_inner().message().to_owned() }
+    read_table(table).map_err(|(key, message)| {
+        let key = if key == "." { format!("kinds.{section}") } else { format!("kinds.{section}.{key}") };
+        ProfileError { file: file.to_owned(), key, message }
     })
+}
+
+fn read_table<T: DeserializeOwned>(table: &Table) -> Result<T, (String, String)> {
+    serde_path_to_error::deserialize(table.clone())
+        .map_err(|error| (error.path().to_string(), error.into_inner().message().to_owned()))
 }
 
 fn read_tenant(document: &Document<'_>, root: &mut Section<'_>) -> Option<String> {

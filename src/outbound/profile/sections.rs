@@ -1,11 +1,97 @@
-//! Reads the sections `[callback]`, `[probe]` and `[webhook]`.
+//! The sections `[callback]`, `[probe]` and `[webhook]`: what they say and how they are read.
 
 use std::time::Duration;
 
 use reqwest::header::HeaderName;
+use url::Url;
 
-use super::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, WebhookProfile, document::Section};
-use crate::{redact::Secret, sign, tls::ExtraRoots};
+use super::document::Section;
+use crate::{address::AllowHost, redact::Secret, sign, tls::ExtraRoots};
+
+/// Where callbacks may go and how they are signed.
+#[derive(Debug, Clone, Default)]
+pub struct CallbackProfile {
+    /// Hosts that payloads may name. Empty allows none.
+    pub allow_hosts: Vec<AllowHost>,
+    /// Signing secrets, the current one first; the second serves a rotation. Empty only while `allow_hosts` is.
+    pub secrets: Vec<Secret>,
+    /// Authorities trusted beside the platform's.
+    pub extra_roots: ExtraRoots,
+}
+
+/// The channel probe.
+#[derive(Debug, Clone)]
+pub struct ProbeProfile {
+    /// Hosts that payloads may name. Empty allows none.
+    pub allow_hosts: Vec<AllowHost>,
+    /// Authorities trusted beside the platform's.
+    pub extra_roots: ExtraRoots,
+    /// Covers name resolution, TCP, TLS and the upgrade. Default 5 s, at most 30 s.
+    pub timeout: Duration,
+    /// Path appended to the channel's webchat URL, default `webchat`.
+    pub path: String,
+    /// A whole URL instead of host and path; `{host}` is replaced by the webchat URL's host.
+    pub url_template: Option<String>,
+    /// `User-Agent` of the probe.
+    pub user_agent: String,
+    /// `Origin` that must be accepted, where the payload names none.
+    pub origin: Option<String>,
+    /// `Origin` that must be refused, where the payload names none.
+    pub foreign_origin: String,
+    /// Whether the second probe with the foreign origin is made.
+    pub check_foreign_origin: bool,
+    /// A text that is sent after the upgrade and must be answered before the timeout.
+    pub first_message: Option<String>,
+    /// Put the old channel back when the probe fails.
+    pub rollback: bool,
+}
+
+/// The tenant's incoming webhooks, and what we tell upstreams about them.
+#[derive(Debug, Clone)]
+pub struct WebhookProfile {
+    /// Hosts that a payload may name as the target of a webhook registration.
+    pub allow_hosts: Vec<AllowHost>,
+    /// The address under which upstreams reach the ingress, for registrations.
+    pub public_url: Option<Url>,
+    /// Live secrets, the current one first, at most two. Empty: every delivery is refused.
+    pub secrets: Vec<Secret>,
+    /// How deliveries are signed.
+    pub signature: SignatureRules,
+    /// Header that identifies a delivery, by default `webhook-id`.
+    pub delivery_id_header: HeaderName,
+    /// Largest body in bytes, default 256 KiB.
+    pub body_bytes_max: usize,
+    /// Answer a body of the wrong shape with 200 and park it, for senders that retry for ever.
+    pub park_invalid: bool,
+}
+
+/// How an incoming delivery is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignatureRules {
+    /// Header of the signature.
+    pub header: HeaderName,
+    /// Header of the time stamp, seconds since 1970 or RFC 3339.
+    pub timestamp_header: HeaderName,
+    /// How the signature is written.
+    pub encoding: SignatureEncoding,
+    /// What stands before the signature, for example `sha256=` or `v1,`.
+    pub prefix: String,
+    /// What is signed: a text with `{id}`, `{timestamp}` and `{body}`.
+    pub template: String,
+    /// Largest distance between the time stamp and now. Default 300 s.
+    pub tolerance: Duration,
+}
+
+/// How the bytes of a signature are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureEncoding {
+    /// Hexadecimal, either case.
+    Hex,
+    /// Base64 with padding.
+    Base64,
+}
+
+words!(SignatureEncoding { Hex = "hex", Base64 = "base64" });
 
 pub(super) fn callback(section: Option<Section<'_>>) -> CallbackProfile {
     let Some(mut section) = section else { return CallbackProfile::default() };
