@@ -69,9 +69,8 @@ fn percentage(text: &str) -> bool {
 /// An unsigned decimal number of at most four digits before the point and three behind it.
 fn number(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |part: &str, most: usize| {
-        (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
-    };
+    let digits =
+        |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
     if digits(whole, 4) && digits(fraction, 3) { text.parse().ok() } else { None }
 }
 

@@ -37,11 +37,7 @@ pub fn fresh(at: DateTime<Utc>, now: DateTime<Utc>, window: Window) -> Result<()
     not_ahead(at, now, window)?;
     let age = now - at;
     if age > window.age_max {
-        return Err(format!(
-            "is stale: {} days old, the window is {} days",
-            age.num_days(),
-            window.age_max.num_days()
-        ));
+        return Err(format!("is stale: {} days old, the window is {} days", age.num_days(), window.age_max.num_days()));
     }
     Ok(())
 }

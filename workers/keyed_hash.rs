@@ -34,10 +34,10 @@ impl HashKey {
         &self.id
     }
 
-    /// The lower-case hexadecimal HMAC-SHA-256 of the canonical JSON of `value`. Fails only for numbers that JSON
-    /// cannot hold.
+    /// The lower-case hexadecimal HMAC-SHA-256 of the canonical JSON of `value`. Integers beyond 2^53, which RFC 8785
+    /// would round, count as their decimal text. Fails only for numbers that JSON cannot hold.
     pub fn hash(&self, value: &Value) -> Result<String, String> {
-        let canonical = serde_json_canonicalizer::to_vec(value).map_err(|error| error.to_string())?;
+        let canonical = serde_json_canonicalizer::to_vec(&exact(value)).map_err(|error| error.to_string())?;
         Ok(hmac(&self.key, &canonical).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
@@ -45,6 +45,21 @@ impl HashKey {
 impl std::fmt::Debug for HashKey {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("HashKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn exact(value: &Value) -> Value {
+    const EXACT_MAX: u64 = 1 << 53;
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
+            if whole.is_some_and(|whole| whole > EXACT_MAX) { Value::String(number.to_string()) } else { value.clone() }
+        }
+        Value::Array(items) => Value::Array(items.iter().map(exact).collect()),
+        Value::Object(members) => {
+            Value::Object(members.iter().map(|(name, member)| (name.clone(), exact(member))).collect())
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
     }
 }
 
@@ -73,6 +88,8 @@ mod tests {
             serde_json::from_str(r#"{"attributes":{"a":1,"loyalty_tier":"gold"},"profileId":"p"}"#).expect("JSON");
         assert_ne!(key("t").hash(&one), key("t").hash(&changed));
         assert_eq!(key("t").hash(&one), key("t").hash(&reordered));
+        let (large, larger) = (json!({"n": 9_007_199_254_740_993_u64}), json!({"n": 9_007_199_254_740_992_u64}));
+        assert_ne!(key("t").hash(&large), key("t").hash(&larger));
     }
 
     /// Covers row 121.

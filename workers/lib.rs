@@ -3,6 +3,7 @@
 pub mod api;
 pub mod css;
 pub mod depth;
+pub mod enrichment;
 pub mod env;
 pub mod fields;
 pub mod freshness;
@@ -13,5 +14,36 @@ pub mod pointer;
 pub mod problem;
 pub mod safe_text;
 pub mod trail;
+pub mod widget_patch;
 
 pub use env::{Env, Storage};
+
+use std::sync::Arc;
+
+use backhaul_engine::{KindSpec, Registry};
+
+/// Calls `$call!(...)` with every job kind. A new kind is one more line here.
+macro_rules! for_each_kind {
+    ($call:ident) => {
+        $call! {
+            enrichment::Enrichment,
+            widget_patch::WidgetPatch,
+        }
+    };
+}
+
+/// The constants of all kinds, as `backhaul migrate` writes them.
+pub fn kinds() -> Vec<KindSpec> {
+    macro_rules! specs {
+        ($($kind:ty,)+) => { vec![$(KindSpec::of::<$kind>()),+] };
+    }
+    for_each_kind!(specs)
+}
+
+/// Adds all kinds to `registry`.
+pub fn register(registry: &mut Registry, env: Arc<Env>) {
+    macro_rules! add {
+        ($($kind:ty,)+) => { $(registry.add::<$kind>(Arc::clone(&env));)+ };
+    }
+    for_each_kind!(add);
+}

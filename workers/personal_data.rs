@@ -3,7 +3,6 @@
 //! Values are searched, not matched as a whole, at any depth, numbers and member names included. The rules lean towards
 //! finding too much: a false finding costs a line in the audit trail, a missed one leaks a person's data.
 
-
 mod digits;
 mod walk;
 
@@ -97,7 +96,8 @@ impl Context {
 /// Everything found in `text`, in order, without overlaps.
 pub fn find(text: &str, context: Context) -> Vec<Span> {
     let mut spans = emails(text);
-    let free = |span: &Span, taken: &[Span]| taken.iter().all(|other| span.end <= other.start || other.end <= span.start);
+    let free =
+        |span: &Span, taken: &[Span]| taken.iter().all(|other| span.end <= other.start || other.end <= span.start);
     for span in digits::find(text, context) {
         if free(&span, &spans) {
             spans.push(span);

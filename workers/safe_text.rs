@@ -195,7 +195,9 @@ mod tests {
     /// Covers row 51.
     #[test]
     fn harmless_words_are_not_denied() {
-        for text in ["scroll-behavior: smooth", "overscroll-behavior:none", "metadata: text", "curl(1)", "100% wool", ""] {
+        for text in
+            ["scroll-behavior: smooth", "overscroll-behavior:none", "metadata: text", "curl(1)", "100% wool", ""]
+        {
             assert!(!denied(text), "{text:?}");
             assert_eq!(check(text), Ok(()), "{text:?}");
         }

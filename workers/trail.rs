@@ -4,6 +4,8 @@
 use backhaul_engine::{AuditEvent, Failure, JobInfo};
 use serde_json::{Map, Value, json};
 
+use crate::api::Exchange;
+
 /// The members that every event carries, `null` where they do not apply, so that consumers need no guessing.
 const MEMBERS: [&str; 12] = [
     "etag_before",
@@ -53,10 +55,13 @@ impl Trail {
         self
     }
 
-    /// Sets what the upstream's answer tells.
+    /// Sets what the upstream's answer tells, where there was one.
     #[must_use]
-    pub fn exchange(self, http_status: u16, request_id: &str, latency_ms: u64) -> Self {
-        self.with("http_status", http_status).with("request_id", request_id).with("latency_ms", latency_ms)
+    pub fn exchange<'e>(self, exchange: impl Into<Option<&'e Exchange>>) -> Self {
+        let Some(exchange) = exchange.into() else { return self };
+        self.with("http_status", exchange.http_status)
+            .with("request_id", exchange.request_id.as_str())
+            .with("latency_ms", exchange.latency_ms)
     }
 
     /// Sets the error: its class, its stable code, and its message, which carries no payload value.
@@ -97,13 +102,16 @@ pub(crate) fn test_job() -> JobInfo {
     JobInfo {
         id: 7,
         kind: "widget-patch".into(),
+        version: 1,
         tenant: "acme".into(),
         attempt: 1,
         max_attempts: 4,
         rescues: 0,
+        replays: 0,
         enqueued_at: chrono::DateTime::UNIX_EPOCH,
         enqueued_by: "u1".into(),
         deadline_at: chrono::DateTime::UNIX_EPOCH,
+        ordering_key: None,
         traceparent: None,
     }
 }

@@ -1,7 +1,7 @@
 //! What a call's bad end means for the job: the one place where an outbound [`Class`] becomes an engine [`Failure`].
 
 use backhaul_engine::{Cause, Failure};
-use backhaul_outbound::{CallError, Class, Provider, Reply};
+use backhaul_outbound::{CallError, Class, Reply};
 use serde_json::Value;
 
 use crate::personal_data;
@@ -24,7 +24,7 @@ pub struct Upstream {
     pub code: &'static str,
     /// Status of the answer, where one arrived.
     pub http_status: Option<u16>,
-    /// `cxone`, `genesys` or `crm`.
+    /// `cxone`, `genesys`, `crm`, or `callback` for a receiver of callbacks.
     pub provider: &'static str,
     /// One line for operators: endpoint, status, request id. No part of a body but an error code.
     pub detail: String,
@@ -32,11 +32,8 @@ pub struct Upstream {
 
 impl Trouble {
     /// The trouble with a reply that is not a success.
-    pub fn of_reply(class: Class, reply: &Reply, provider: &Provider, endpoint: &str) -> Self {
-        let mut detail = format!(
-            "{} {endpoint} answered {} (request {})",
-            provider.name, reply.status, reply.request_id
-        );
+    pub fn of_reply(class: Class, reply: &Reply, provider: &'static str, endpoint: &str) -> Self {
+        let mut detail = format!("{provider} {endpoint} answered {} (request {})", reply.status, reply.request_id);
         if let Some(code) = error_code(&reply.body) {
             detail.push_str(&format!(", error code {code}"));
         }
@@ -44,11 +41,11 @@ impl Trouble {
     }
 
     /// The trouble with a call that got no answer.
-    pub fn of_error(class: Class, error: &CallError, provider: &Provider, endpoint: &str) -> Self {
-        Self::new(class, error.http_status(), provider, format!("{} {endpoint}: {error}", provider.name))
+    pub fn of_error(class: Class, error: &CallError, provider: &'static str, endpoint: &str) -> Self {
+        Self::new(class, error.http_status(), provider, format!("{provider} {endpoint}: {error}"))
     }
 
-    fn new(class: Class, http_status: Option<u16>, provider: &Provider, detail: String) -> Self {
+    fn new(class: Class, http_status: Option<u16>, provider: &'static str, detail: String) -> Self {
         let code = match &class {
             Class::Ok => "unexpected_success",
             Class::Permanent { code } | Class::AuthBlocked { code, .. } | Class::Transient { code, .. } => code,
@@ -56,7 +53,7 @@ impl Trouble {
             Class::Conflict => "unexpected_conflict",
             Class::Throttled { .. } => "throttled",
         };
-        Self::Upstream(Box::new(Upstream { class, code, http_status, provider: provider.name, detail }))
+        Self::Upstream(Box::new(Upstream { class, code, http_status, provider, detail }))
     }
 
     /// Whether somebody else changed the resource.
@@ -145,7 +142,8 @@ mod tests {
     #[test]
     fn classes_become_failures() {
         let until = DateTime::<Utc>::UNIX_EPOCH;
-        let failure = Failure::from(trouble(Class::Permanent { code: "not_found" }, Some(404)).named(&[("not_found", "x")]));
+        let failure =
+            Failure::from(trouble(Class::Permanent { code: "not_found" }, Some(404)).named(&[("not_found", "x")]));
         assert_eq!(failure, Failure::permanent("x", "cxone widget answered").with_status(404));
         let failure = Failure::from(trouble(Class::Transient { code: "u", not_before: Some(until) }, Some(503)));
         assert!(matches!(failure, Failure::Transient { not_before: Some(_), cause } if cause.http_status == Some(503)));

@@ -1,8 +1,11 @@
 //! One typed client per upstream. A client knows paths, headers and the meaning of replies; what a failure means for
 //! the job is said once, in [`failure`].
 
+pub mod callback;
 pub mod failure;
+pub mod profiles;
 pub mod session;
+pub mod widgets;
 
 pub use failure::Trouble;
-pub use session::Session;
+pub use session::{Exchange, Session};

@@ -3,8 +3,12 @@
 use std::time::Instant;
 
 use backhaul_engine::{Failure, JobContext, Pacer};
-use backhaul_outbound::{Call, Client, Class, Provider, Reply, classify};
+use backhaul_outbound::{
+    Call, Class, Client, IdemOn, Provider, Reply, classify,
+    header::{HeaderName, HeaderValue},
+};
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::failure::Trouble;
 
@@ -45,6 +49,22 @@ impl<'e> Session<'e> {
         self.began + TimeDelta::from_std(self.began_instant.elapsed()).unwrap_or_default()
     }
 
+    /// The header that names a write, where the provider's profile asks for one; `creates` says that the write makes a
+    /// new resource.
+    pub fn idempotency(&self, key: &str, creates: bool) -> Result<Option<(HeaderName, HeaderValue)>, Failure> {
+        let wanted = match self.provider.idem.on {
+            IdemOn::Always => true,
+            IdemOn::Create => creates,
+            IdemOn::Never => false,
+        };
+        if !wanted {
+            return Ok(None);
+        }
+        let value = HeaderValue::from_str(key)
+            .map_err(|_| Failure::permanent("idempotency_key_unusable", "the step's key is no header value"))?;
+        Ok(Some((self.provider.idem.header.clone(), value)))
+    }
+
     /// Makes `call`. `Ok` is a 2xx; what its body says is the caller's to judge.
     pub async fn call(&self, call: Call<'_>) -> Result<Reply, Trouble> {
         self.pacer.take(&self.provider.bucket(call.class)).await?;
@@ -53,8 +73,30 @@ impl<'e> Session<'e> {
         let outcome = self.client.send(&self.tenant, self.provider, call).await;
         match (classify(outcome.as_ref(), &self.provider.retry, self.now()), outcome) {
             (Class::Ok, Ok(reply)) => Ok(reply),
-            (class, Ok(reply)) => Err(Trouble::of_reply(class, &reply, self.provider, &endpoint)),
-            (class, Err(error)) => Err(Trouble::of_error(class, &error, self.provider, &endpoint)),
+            (class, Ok(reply)) => Err(Trouble::of_reply(class, &reply, self.provider.name, &endpoint)),
+            (class, Err(error)) => Err(Trouble::of_error(class, &error, self.provider.name, &endpoint)),
+        }
+    }
+}
+
+/// What audit events tell of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Status of the answer.
+    pub http_status: u16,
+    /// The `X-Request-Id` that was sent.
+    pub request_id: String,
+    /// From sending to the last byte, in milliseconds of the monotonic clock.
+    pub latency_ms: u64,
+}
+
+impl Exchange {
+    /// What there is to tell of `reply`.
+    pub fn of(reply: &Reply) -> Self {
+        Self {
+            http_status: reply.status,
+            request_id: reply.request_id.clone(),
+            latency_ms: u64::try_from(reply.latency.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }

@@ -74,7 +74,9 @@ fn profile_ids_are_uuids_of_any_version() {
         let request = check(&payload(json!({"profileId": id})), &test_settings(""), now()).expect("a valid payload");
         assert_eq!(request.profile_id, id.to_lowercase());
     }
-    for id in ["", "a/b", "..%2F..%2Fwebhooks", "{0b51f2a6-7c1d-4c59-9d2e-5d1c7f0a9b3e}", "0b51f2a67c1d4c599d2e5d1c7f0a9b3e"] {
+    for id in
+        ["", "a/b", "..%2F..%2Fwebhooks", "{0b51f2a6-7c1d-4c59-9d2e-5d1c7f0a9b3e}", "0b51f2a67c1d4c599d2e5d1c7f0a9b3e"]
+    {
         assert_eq!(places(json!({"profileId": id})), ["/profileId"], "{id:?}");
     }
 }
@@ -132,7 +134,8 @@ fn all_stale_attributes_are_reported() {
 /// Covers row 111: the same payload is fresh today and stale two days later.
 #[test]
 fn freshness_is_a_matter_of_the_attempt() {
-    let payload = payload(json!({"attributes": {"last_seen_at": (now() - TimeDelta::hours(29 * 24 + 21)).to_rfc3339()}}));
+    let payload =
+        payload(json!({"attributes": {"last_seen_at": (now() - TimeDelta::hours(29 * 24 + 21)).to_rfc3339()}}));
     let settings = test_settings(TIMES);
     assert!(check(&payload, &settings, now()).is_ok());
     assert!(matches!(check(&payload, &settings, now() + TimeDelta::days(2)), Err(Refusal::Stale(_))));

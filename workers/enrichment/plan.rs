@@ -56,6 +56,15 @@ pub fn missing(goal: &Goal, standing: Standing<'_>) -> Option<Missing> {
     Some(Missing { attributes, tags: if tags_missing { goal.tags.clone() } else { Vec::new() } })
 }
 
+/// Whether a write that the server took shows in the profile. `KEEP_LATEST` may rightly leave a value that is newer, so
+/// that any value will do.
+pub fn arrived(goal: &Goal, standing: Standing<'_>) -> bool {
+    match goal.strategy {
+        Strategy::Overwrite | Strategy::Append => missing(goal, standing).is_none(),
+        Strategy::KeepLatest => goal.attributes.keys().all(|name| standing.attributes.contains_key(name)),
+    }
+}
+
 /// What `present` lacks of `wanted`: members for lists, the value where none stands. A scalar never replaces or joins
 /// another one, and a list does not replace a scalar.
 fn lacking(present: Option<&Value>, wanted: &Value) -> Option<Value> {
@@ -67,9 +76,7 @@ fn lacking(present: Option<&Value>, wanted: &Value) -> Option<Value> {
             let rest = distinct(items, present);
             (!rest.is_empty()).then_some(Value::Array(rest))
         }
-        (Some(Value::Array(present)), one) => {
-            (!present.contains(one)).then(|| Value::Array(vec![one.clone()]))
-        }
+        (Some(Value::Array(present)), one) => (!present.contains(one)).then(|| Value::Array(vec![one.clone()])),
         (Some(_), _) => None,
     }
 }
@@ -135,6 +142,15 @@ mod tests {
             let sent = left(strategy, wanted.clone(), json!({})).expect("something is missing");
             assert_eq!(left(strategy, wanted, sent), None, "{strategy:?}");
         }
+    }
+
+    #[test]
+    fn a_newer_value_elsewhere_is_no_lost_write() {
+        let present = object(json!({"a": "newer"}));
+        let standing = Standing { attributes: &present, tags: &[] };
+        let goal = |strategy| Goal { attributes: object(json!({"a": "ours"})), tags: Vec::new(), strategy };
+        assert!(arrived(&goal(Strategy::KeepLatest), standing));
+        assert!(!arrived(&goal(Strategy::Overwrite), standing));
     }
 
     #[test]

@@ -17,7 +17,10 @@ use crate::{
 /// Labels by JSON pointer, as audit events carry them. Neither holds a value.
 pub type Labels = BTreeMap<String, BTreeSet<Label>>;
 
-/// A request that may be sent, and what was found in it.
+/// The members of a payload that are searched. The profile id is a UUID, the strategy a known word.
+const SEARCHED: [&str; 3] = ["attributes", "tags", "sourceSystem"];
+
+/// What of a request may be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cleared {
     /// The attributes, masked where the policy says so.
@@ -26,10 +29,13 @@ pub struct Cleared {
     pub tags: Vec<String>,
 }
 
-/// Searches the parts of a request that carry data of the person.
-pub fn labels(request: &Request) -> Labels {
+/// Searches the parts of a payload that carry data of the person. The payload need not be a valid one: the audit trail
+/// of a refused job tells its labels too.
+pub fn labels(payload: &Value) -> Labels {
     let mut labels = Labels::new();
-    for finding in findings(request) {
+    let searched: Map<String, Value> =
+        SEARCHED.iter().filter_map(|name| Some(((*name).to_owned(), payload.get(*name)?.clone()))).collect();
+    for finding in personal_data::scan(&Value::Object(searched)) {
         labels.entry(finding.pointer.as_str().to_owned()).or_default().insert(finding.span.label);
     }
     labels
@@ -65,7 +71,6 @@ pub fn clear(request: &Request, settings: &Settings) -> Result<Cleared, Problems
     problems.or(Some(cleared))
 }
 
-/// The profile id is a UUID and needs no search.
 fn findings(request: &Request) -> Vec<Finding> {
     personal_data::scan(&json!({
         "attributes": request.attributes,
@@ -106,7 +111,7 @@ mod tests {
         assert_eq!(cleared.attributes["note"], "ssn [SSN]");
         assert_eq!(cleared.attributes["email"], "a@b.co +15551234567");
         assert_eq!(
-            serde_json::to_value(labels(&request)).expect("labels are JSON"),
+            serde_json::to_value(labels(&json!({"attributes": request.attributes}))).expect("labels are JSON"),
             json!({"/attributes/email": ["EMAIL", "PHONE"], "/attributes/note": ["SSN"]})
         );
     }

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use backhaul_outbound::Profile;
 use chrono::TimeDelta;
 use serde::Deserialize;
 
 use crate::{freshness::Window, keyed_hash::HashKey, personal_data::Label};
+
+/// Name of the table.
+pub const SECTION: &str = "enrichment";
 
 /// Largest freshness window in days.
 const FRESHNESS_DAYS_MAX: u32 = 3_650;
@@ -106,10 +110,7 @@ impl Table {
                     skew_max: TimeDelta::seconds(i64::from(future_skew_s)),
                 },
                 default_tags,
-                times: TimeFields {
-                    time_fields: self.time_fields,
-                    required_time_fields: self.required_time_fields,
-                },
+                times: TimeFields { time_fields: self.time_fields, required_time_fields: self.required_time_fields },
                 sources: self.sources,
                 policies: self.personal_data,
             }),
@@ -123,8 +124,10 @@ impl Table {
             (None, Some(path)) => std::fs::read_to_string(path)
                 .map_err(|error| format!("hash_key_file: {} cannot be read: {error}", path.display()))?,
             _ => {
-                return Err("hash_key_env or hash_key_file: give one of them; it keys the audit trail's payload hashes"
-                    .to_owned());
+                return Err(
+                    "hash_key_env or hash_key_file: give one of them; it keys the audit trail's payload hashes"
+                        .to_owned(),
+                );
             }
         };
         let id = self.hash_key_id.as_deref().unwrap_or("1");
@@ -140,6 +143,20 @@ fn is_article(text: &str) -> bool {
 }
 
 impl Settings {
+    /// The settings of a profile; `None` where it has no table. `variables` answers environment variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the table, one line each.
+    pub fn of(profile: &Profile, variables: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, Vec<String>> {
+        if !profile.kinds.contains_key(SECTION) {
+            return Ok(None);
+        }
+        let table: Table = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
+        table.complete(&profile.tenant, variables).map(Some).map_err(|problems| {
+            problems.iter().map(|problem| format!("{}: kinds.{SECTION}.{problem}", profile.tenant)).collect()
+        })
+    }
+
     /// The time-bearing attributes of `source`: those of its own table, or those declared for all sources.
     pub fn times(&self, source: &str) -> &TimeFields {
         self.sources.get(source).unwrap_or(&self.times)

@@ -11,7 +11,9 @@ fn labels(text: &str) -> Vec<Label> {
 fn addresses_inside_a_text_are_found() {
     let text = "mail a@b.co now";
     assert_eq!(find(text, Context::None), [Span { label: Label::Email, start: 5, end: 11 }]);
-    for hit in ["  a@b.co ", "<a@b.co>", "Ann <ann+x@sub.example.com>, Bob", "a@b.co.", "jürgen@exämple.de", "mailto:a@b.co"] {
+    for hit in
+        ["  a@b.co ", "<a@b.co>", "Ann <ann+x@sub.example.com>, Bob", "a@b.co.", "jürgen@exämple.de", "mailto:a@b.co"]
+    {
         assert_eq!(labels(hit), [Label::Email], "{hit}");
     }
     for miss in ["a@b", "@b.co", "a@", "a @b.co", "a@.co", "@", "", "user@localhost"] {

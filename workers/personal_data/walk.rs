@@ -51,11 +51,7 @@ fn scan_at(value: &Value, at: &Pointer, context: Context, findings: &mut Vec<Fin
         }
         scalar => {
             let spans = scalar_text(scalar).map(|text| find(&text, context)).unwrap_or_default();
-            findings.extend(spans.into_iter().map(|span| Finding {
-                pointer: at.clone(),
-                place: Place::Value,
-                span,
-            }));
+            findings.extend(spans.into_iter().map(|span| Finding { pointer: at.clone(), place: Place::Value, span }));
         }
     }
 }

@@ -25,16 +25,21 @@ pub enum Plan {
 
 /// Decides what to write over `theirs` so that the sparse `patch`, meant for `base`, holds and nobody's change is lost.
 pub fn plan(base: &Value, patch: &Value, theirs: &Value) -> Plan {
-    let ours = overlay(base, patch, LISTS);
+    let ours = wanted(base, patch);
     match three_way(base, &ours, theirs, LISTS) {
         Ok(merged) => difference(theirs, &merged).map_or(Plan::Nothing, Plan::Send),
         Err(pointers) => Plan::Conflict { ours, pointers },
     }
 }
 
+/// What the sparse `patch` makes of `document`.
+pub fn wanted(document: &Value, patch: &Value) -> Value {
+    overlay(document, patch, LISTS)
+}
+
 /// Whether `document` holds everything that the sparse `patch` sets.
 pub fn holds(document: &Value, patch: &Value) -> bool {
-    overlay(document, patch, LISTS) == *document
+    wanted(document, patch) == *document
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! What a tenant's connection profile says about widget patches: the table `[kinds.widget-patch]`.
 
+use backhaul_outbound::Profile;
 use serde::Deserialize;
+
+/// Name of the table.
+pub const SECTION: &str = "widget-patch";
 
 /// The rules of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,6 +34,19 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// The rules of a profile: its table, or the defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the table, one line each.
+    pub fn of(profile: &Profile) -> Result<Self, Vec<String>> {
+        let rules: Self = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
+        let problems = rules.problems();
+        if problems.is_empty() {
+            return Ok(rules);
+        }
+        Err(problems.iter().map(|problem| format!("{}: kinds.{SECTION}.{problem}", profile.tenant)).collect())
+    }
+
     /// Everything that is wrong with the rules.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();

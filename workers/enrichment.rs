@@ -1,0 +1,324 @@
+//! `enrichment`: adds attributes to a customer profile.
+//!
+//! Each attempt checks the payload anew (data may have become stale in the queue), labels personal data and applies the
+//! tenant's policy, and only then makes a call. Steps: `enrich` writes, reading back where an answer was lost;
+//! `confirm` waits where the server accepted the write for later; `survivor` remembers which profile is left of a
+//! de-duplication, so that later jobs go there.
+
+pub mod memory;
+pub mod payload;
+pub mod plan;
+pub mod policy;
+pub mod settings;
+mod write;
+
+use backhaul_engine::{Done, Failure, Job, JobContext, JobInfo};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::{
+    memory::Memory,
+    payload::{Refusal, Request, Strategy},
+    plan::{Goal, merged_tags},
+    settings::Settings,
+    write::{Applied, Outcome, Writer},
+};
+use crate::{
+    api::{Session, profiles::Profiles, session::configured},
+    env::{Env, Storage},
+    trail::{Trail, ends_job},
+};
+
+/// Longest chain of de-duplications that is followed.
+const SURVIVORS_MAX: usize = 16;
+
+/// The job. It holds the payload as it was enqueued: a wrong one is refused with everything that is wrong with it, and
+/// its refusal is audited, which needs a job to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Enrichment {
+    payload: Value,
+}
+
+impl Enrichment {
+    /// A job with this payload, which is checked when the job runs.
+    pub fn new(payload: Value) -> Self {
+        Self { payload }
+    }
+
+    /// Checks the payload against the settings of one tenant at the time `now`.
+    pub fn check(&self, settings: &Settings, now: DateTime<Utc>) -> Result<Request, Refusal> {
+        payload::check(&self.payload, settings, now)
+    }
+
+    /// The id as it stands in the payload, for the audit trail of payloads that are not even right in shape.
+    fn claimed_id(&self) -> String {
+        let id = self.payload.get("profileId").and_then(Value::as_str).and_then(payload::uuid);
+        id.unwrap_or_else(|| "unknown".to_owned())
+    }
+}
+
+impl Job for Enrichment {
+    const KIND: &'static str = "enrichment";
+    // Fifty attributes of 8 KiB each, and their names.
+    const PAYLOAD_BYTES_MAX: u32 = 512 * 1024;
+    const ORDERING_KEY: Option<&'static [&'static str]> = Some(&["profileId"]);
+    const PACING: &'static [&'static str] = &["cxone/profiles"];
+    type Env = Env;
+
+    async fn run(&self, env: &Env, ctx: &mut JobContext) -> Result<(), Failure> {
+        let settings = env.enrichment_settings(&ctx.job().tenant)?;
+        let facts = Facts::of(&self.payload, settings, env.storage);
+        let outcome = self.attempt(env, ctx, settings, &facts).await;
+        if let Err(failure) = &outcome
+            && ends_job(failure, ctx.job())
+        {
+            let trail = Trail::new("profile.enrichment_failed", ctx.job(), &self.claimed_id(), "enrich", "FAILED");
+            ctx.audit(facts.add_to(trail).failure(failure).event());
+        }
+        outcome
+    }
+}
+
+/// What every audit event of a job says of its payload.
+struct Facts {
+    labels: Value,
+    hmac: Option<String>,
+    key_id: String,
+    compliance: Value,
+}
+
+impl Facts {
+    fn of(payload: &Value, settings: &Settings, storage: Storage) -> Self {
+        Self {
+            labels: json!(policy::labels(payload)),
+            hmac: settings.hash_key.hash(payload).ok(),
+            key_id: settings.hash_key.id().to_owned(),
+            // Derived from the profile and the installation; nothing here is a constant.
+            compliance: json!({
+                "gdpr_article": settings.legal_basis,
+                "retention_days": storage.retention_days,
+                "encrypted": storage.encrypted,
+            }),
+        }
+    }
+
+    fn add_to(&self, trail: Trail) -> Trail {
+        trail
+            .with("pii_labels", self.labels.clone())
+            .with("payload_hmac", self.hmac.clone())
+            .with("payload_hmac_key_id", self.key_id.as_str())
+            .with("compliance", self.compliance.clone())
+    }
+}
+
+/// One attempt, once it is known what may be sent where.
+struct Attempt<'a> {
+    request: &'a Request,
+    facts: &'a Facts,
+    profiles: Profiles<'a>,
+    /// The profile to write to, and what is remembered of it.
+    target: String,
+    memory: Memory,
+    goal: Goal,
+    source_time: DateTime<Utc>,
+    job: JobInfo,
+}
+
+impl Enrichment {
+    async fn attempt(
+        &self,
+        env: &Env,
+        ctx: &mut JobContext,
+        settings: &Settings,
+        facts: &Facts,
+    ) -> Result<(), Failure> {
+        let job = ctx.job().clone();
+        let request = self.check(settings, ctx.now()).map_err(|refusal| match refusal {
+            Refusal::Invalid(problems) => Failure::permanent("invalid_payload", problems),
+            Refusal::Stale(problems) => Failure::permanent("stale_data", problems),
+        })?;
+        let cleared = policy::clear(&request, settings)
+            .map_err(|problems| Failure::permanent("personal_data_blocked", problems))?;
+        let profile = env.profile(&job.tenant)?;
+        let provider = configured(profile.cxone.as_ref(), "cxone", &job.tenant)?;
+        let profiles = Profiles::new(Session::new(&env.client, provider, ctx));
+
+        let (target, memory) = self.survivor(ctx, &request.profile_id).await?;
+        let source_time = request.source_updated_at.unwrap_or(job.enqueued_at);
+        let attributes = match request.strategy {
+            Strategy::KeepLatest => memory.latest(cleared.attributes, source_time),
+            Strategy::Overwrite | Strategy::Append => cleared.attributes,
+        };
+        let goal =
+            Goal { attributes, tags: merged_tags(&cleared.tags, &settings.default_tags), strategy: request.strategy };
+        let attempt = Attempt { request: &request, facts, profiles, target, memory, goal, source_time, job };
+        let applied = attempt.enrich(ctx).await?;
+        if applied.result == Outcome::Accepted {
+            attempt.confirm(ctx).await?;
+        }
+        if let Some(survivor) = applied.survivor {
+            attempt.remember_survivor(ctx, &survivor).await?;
+        }
+        Ok(())
+    }
+
+    /// The profile that stands for `id` after earlier de-duplications, and what is remembered of it.
+    async fn survivor(&self, ctx: &mut JobContext, id: &str) -> Result<(String, Memory), Failure> {
+        let mut target = id.to_owned();
+        for _ in 0..SURVIVORS_MAX {
+            let memory = Memory::read(ctx.memory(&target).await?);
+            match &memory.survivor_profile_id {
+                Some(survivor) => target.clone_from(survivor),
+                None => return Ok((target, memory)),
+            }
+        }
+        Err(Failure::permanent(
+            "survivor_chain_too_long",
+            format!("the profile was merged more than {SURVIVORS_MAX} times; send the id of the profile that is left"),
+        ))
+    }
+}
+
+impl Attempt<'_> {
+    async fn enrich(&self, ctx: &mut JobContext) -> Result<Applied, Failure> {
+        ctx.write_step("enrich", |key, begun| async move {
+            let outdated = self.goal.attributes.is_empty() && !self.request.attributes.is_empty();
+            let applied = match outdated {
+                true => Applied::outdated(),
+                false => self.writer(&key).write(begun).await?,
+            };
+            let trail = Trail::new("profile.enriched", &self.job, &self.target, "enrich", result_name(applied.result))
+                .exchange(applied.exchange.as_ref())
+                .with("requested_profile_id", self.request.profile_id.as_str())
+                .with("merge_strategy", self.request.strategy.name())
+                .with("source_system", self.source_label())
+                .with("attributes", self.goal.attributes.len())
+                .with("attributes_outdated", self.request.attributes.len() - self.goal.attributes.len())
+                .with("updated_attributes", applied.updated_attributes)
+                .with("deduplicated", applied.deduplicated);
+            let done = Done::new(applied).audit(self.facts.add_to(trail).event());
+            Ok(match self.memory_after() {
+                Some(memory) => done.remember(self.target.clone(), memory.write()),
+                None => done,
+            })
+        })
+        .await
+    }
+
+    /// The source's name for the audit trail; it is free text, so it may hold what it should not.
+    fn source_label(&self) -> String {
+        crate::personal_data::mask_all(&self.request.source_system)
+    }
+
+    fn writer<'w>(&'w self, key: &'w str) -> Writer<'w, 'w> {
+        Writer {
+            profiles: &self.profiles,
+            target: &self.target,
+            goal: &self.goal,
+            source_system: &self.request.source_system,
+            source_time: self.timed().then_some(self.source_time),
+            key,
+        }
+    }
+
+    /// Whether the job's data has a time that later jobs are compared with. Appending never replaces a value, and
+    /// without a time of its own an overwriting job says nothing about its source.
+    fn timed(&self) -> bool {
+        match self.request.strategy {
+            Strategy::KeepLatest => true,
+            Strategy::Overwrite => self.request.source_updated_at.is_some(),
+            Strategy::Append => false,
+        }
+    }
+
+    fn memory_after(&self) -> Option<Memory> {
+        if !self.timed() || self.goal.attributes.is_empty() {
+            return None;
+        }
+        let mut memory = self.memory.clone();
+        memory.applied(self.goal.attributes.keys(), self.source_time);
+        Some(memory)
+    }
+
+    /// Waits until a write that was accepted for later shows. Never sends it again.
+    async fn confirm(&self, ctx: &mut JobContext) -> Result<(), Failure> {
+        ctx.step("confirm", |key| async move {
+            if !self.writer(&key).shows().await? {
+                return Err(Failure::transient(
+                    "profile_update_pending",
+                    "the server accepted the data for later and the profile does not show it yet",
+                ));
+            }
+            let trail = Trail::new("profile.enrichment_confirmed", &self.job, &self.target, "confirm", "SUCCESS");
+            Ok(Done::new(()).audit(self.facts.add_to(trail).event()))
+        })
+        .await
+    }
+
+    /// Sends later jobs for this profile to the one that is left, with the times of what was written here.
+    async fn remember_survivor(&self, ctx: &mut JobContext, survivor: &str) -> Result<(), Failure> {
+        let mut merged = self.memory_after().unwrap_or_else(|| self.memory.clone());
+        let mut left = Memory::read(ctx.memory(survivor).await?);
+        left.absorb(&merged);
+        // A server that merges back and forth must not send our jobs in a circle.
+        left.survivor_profile_id = left.survivor_profile_id.filter(|next| *next != self.target);
+        merged.survivor_profile_id = Some(survivor.to_owned());
+        ctx.step("survivor", |_| async move {
+            let trail = Trail::new("profile.merged", &self.job, &self.target, "survivor", "SUCCESS")
+                .with("survivor_profile_id", survivor);
+            Ok(Done::new(())
+                .audit(trail.event())
+                .remember(self.target.clone(), merged.write())
+                .remember(survivor.to_owned(), left.write()))
+        })
+        .await
+    }
+}
+
+fn result_name(result: Outcome) -> &'static str {
+    match result {
+        Outcome::Success => "SUCCESS",
+        Outcome::Unchanged => "UNCHANGED",
+        Outcome::Outdated => "OUTDATED",
+        Outcome::Accepted => "ACCEPTED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{enrichment::settings::test_settings, trail::test_job};
+
+    /// Covers row 122, row 123, row 119: a refused job's event tells labels, hash and compliance, and no value.
+    #[test]
+    fn refused_jobs_are_audited_without_their_values() {
+        let payload = json!({"profileId": "not-a-uuid", "attributes": {"note": "123-45-6789", "email": "a@b.co"}});
+        let settings = test_settings("");
+        let job = Enrichment::new(payload.clone());
+        let Err(Refusal::Invalid(problems)) = job.check(&settings, DateTime::UNIX_EPOCH) else {
+            panic!("the payload is wrong")
+        };
+        let failure = Failure::permanent("invalid_payload", problems);
+        let storage = Storage { encrypted: false, retention_days: Some(365) };
+        let trail = Trail::new("profile.enrichment_failed", &test_job(), &job.claimed_id(), "enrich", "FAILED");
+        let event = Facts::of(&payload, &settings, storage).add_to(trail).failure(&failure).event();
+        assert_eq!(event.subject, "unknown");
+        assert_eq!(event.data["pii_labels"], json!({"/attributes/email": ["EMAIL"], "/attributes/note": ["SSN"]}));
+        assert_eq!(event.data["payload_hmac"].as_str().map(str::len), Some(64));
+        assert_eq!(
+            event.data["compliance"],
+            json!({"gdpr_article": "6(1)(f)", "retention_days": 365, "encrypted": false})
+        );
+        let text = event.data.to_string();
+        assert!(!text.contains("6789") && !text.contains("a@b.co"), "{text}");
+    }
+
+    /// Covers row 102: the ordering key is the payload's member, which the engine compares in lower case.
+    #[test]
+    fn jobs_of_one_profile_run_one_at_a_time() {
+        assert_eq!(Enrichment::ORDERING_KEY, Some(&["profileId"][..]));
+        assert_eq!(Enrichment::PACING, ["cxone/profiles"]);
+    }
+}

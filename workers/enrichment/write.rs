@@ -1,0 +1,190 @@
+//! The write of an enrichment: what is sent, what of the answer is believed, and what is read back.
+
+use backhaul_engine::{Begun, Failure};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{
+    payload::{Strategy, uuid},
+    plan::{Goal, Missing, Standing, arrived, missing},
+};
+use crate::api::{
+    Exchange,
+    profiles::{Enriched, Profile, Profiles},
+};
+
+/// Most readings after a refused precondition in one attempt.
+const REREADS_MAX: usize = 3;
+
+/// What the step has achieved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Applied {
+    /// Whether the server took the write, holds the data already, or will write later.
+    pub result: Outcome,
+    /// How many attributes the server says it changed.
+    pub updated_attributes: Option<u64>,
+    /// Whether the server de-duplicated.
+    pub deduplicated: bool,
+    /// The profile that remains, where it is another one; a lower-case UUID.
+    pub survivor: Option<String>,
+    /// The call that showed it; `None` where no call was needed.
+    pub exchange: Option<Exchange>,
+}
+
+/// How a write ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum Outcome {
+    /// The server reported success, or the profile shows the data.
+    Success,
+    /// The profile held all of it before.
+    Unchanged,
+    /// Newer data had been applied before; nothing was sent.
+    Outdated,
+    /// The server will write later.
+    Accepted,
+}
+
+impl Applied {
+    /// Nothing was sent because newer data stands there.
+    pub(super) fn outdated() -> Self {
+        Self {
+            result: Outcome::Outdated,
+            updated_attributes: None,
+            deduplicated: false,
+            survivor: None,
+            exchange: None,
+        }
+    }
+}
+
+/// One write.
+pub(super) struct Writer<'w, 'e> {
+    pub profiles: &'w Profiles<'e>,
+    /// The profile to write to: the payload's, or the one it was merged into.
+    pub target: &'w str,
+    pub goal: &'w Goal,
+    pub source_system: &'w str,
+    pub source_time: Option<DateTime<Utc>>,
+    pub key: &'w str,
+}
+
+impl Writer<'_, '_> {
+    /// Writes until the profile holds what the job wants, or the server fails.
+    pub(super) async fn write(&self, begun: Begun) -> Result<Applied, Failure> {
+        // Appending needs to know what stands there; so does everybody whose last answer was lost.
+        let mut read = match (begun, self.goal.strategy) {
+            (Begun::Now, Strategy::Overwrite | Strategy::KeepLatest) => None,
+            (Begun::Now, Strategy::Append) | (Begun::OutcomeUnknown, _) => Some(self.read().await?),
+        };
+        let mut rereads = 0;
+        loop {
+            let rest = match &read {
+                None => Some(Missing { attributes: self.goal.attributes.clone(), tags: self.goal.tags.clone() }),
+                Some(profile) => missing(self.goal, standing(profile)),
+            };
+            let Some(rest) = rest else { return Ok(self.standing_already(begun, read.as_ref())) };
+            let etag = read.as_ref().and_then(|profile| profile.etag.as_deref());
+            let body = self.body(rest);
+            match self.profiles.enrich(self.target, etag, &self.write_key(etag, &body), &body).await {
+                Ok((enriched, exchange)) => return self.judge(enriched, exchange).await,
+                Err(trouble) if trouble.is_conflict() && rereads < REREADS_MAX => {
+                    rereads += 1;
+                    read = Some(self.read().await?);
+                }
+                Err(trouble) if trouble.is_conflict() => {
+                    // Nothing of ours contradicts anything: the others were only faster, four times.
+                    return Err(Failure::transient(
+                        "profile_contended",
+                        "somebody else changed the profile between each reading and the write after it",
+                    ));
+                }
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+    }
+
+    /// Whether a write that was accepted for later shows by now.
+    pub(super) async fn shows(&self) -> Result<bool, Failure> {
+        Ok(arrived(self.goal, standing(&self.read().await?)))
+    }
+
+    async fn read(&self) -> Result<Profile, Failure> {
+        Ok(self.profiles.read(self.target).await?)
+    }
+
+    async fn judge(&self, enriched: Enriched, exchange: Exchange) -> Result<Applied, Failure> {
+        let applied = |result, survivor: Option<String>| Applied {
+            result,
+            updated_attributes: None,
+            deduplicated: false,
+            survivor: survivor.as_deref().and_then(uuid),
+            exchange: Some(exchange.clone()),
+        };
+        match enriched {
+            Enriched::Success { updated_attributes, deduplicated, survivor } => {
+                Ok(Applied { updated_attributes, deduplicated, ..applied(Outcome::Success, survivor) })
+            }
+            Enriched::Incomplete(result) => Err(Failure::permanent(
+                "merge_not_successful",
+                format!("the server answered {} with mergeResult {result}", exchange.http_status),
+            )
+            .with_status(exchange.http_status)),
+            Enriched::Accepted => Ok(applied(Outcome::Accepted, None)),
+            Enriched::Silent => {
+                let profile = self.read().await?;
+                if !arrived(self.goal, standing(&profile)) {
+                    return Err(Failure::transient(
+                        "profile_update_not_visible",
+                        "the server reported success, but the profile does not show the data",
+                    ));
+                }
+                Ok(applied(Outcome::Success, profile.survivor))
+            }
+        }
+    }
+
+    /// The profile holds everything. After a lost answer that is this job's own doing, as far as anybody can tell.
+    fn standing_already(&self, begun: Begun, profile: Option<&Profile>) -> Applied {
+        let survivor = profile.and_then(|profile| profile.survivor.as_deref()).and_then(uuid);
+        Applied {
+            result: if begun == Begun::OutcomeUnknown { Outcome::Success } else { Outcome::Unchanged },
+            updated_attributes: None,
+            deduplicated: survivor.is_some(),
+            survivor,
+            exchange: None,
+        }
+    }
+
+    fn body(&self, rest: Missing) -> Value {
+        let mut body = json!({
+            "profileId": self.target,
+            "attributes": rest.attributes,
+            "mergeStrategy": self.goal.strategy.name(),
+            "sourceSystem": self.source_system,
+        });
+        if !rest.tags.is_empty() {
+            body["tags"] = json!(rest.tags);
+        }
+        if let Some(time) = self.source_time {
+            body["sourceUpdatedAt"] = json!(time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        }
+        body
+    }
+
+    /// One key for one write: another body, or another condition, is another write.
+    fn write_key(&self, etag: Option<&str>, body: &Value) -> String {
+        let mut hash = Sha256::new();
+        hash.update(etag.unwrap_or_default().as_bytes());
+        hash.update([0]);
+        hash.update(body.to_string().as_bytes());
+        let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{digest}", self.key)
+    }
+}
+
+fn standing(profile: &Profile) -> Standing<'_> {
+    Standing { attributes: &profile.attributes, tags: &profile.tags }
+}
