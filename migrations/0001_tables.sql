@@ -21,7 +21,6 @@ create table backhaul.kinds (
     payload_bytes_max integer not null check (payload_bytes_max > 0),
     ordering_path text[],
     pacing text[] not null default '{}',
-    paused boolean not null default false,
     registered_at timestamptz not null default now(),
     primary key (kind, version)
 );
@@ -33,9 +32,26 @@ create table backhaul.lanes (
     kind text not null,
     version smallint not null,
     tenant text not null,
-    paused boolean not null default false,
     weight smallint not null default 1 check (weight between 1 and 1000),
     unique (kind, version, tenant)
+);
+
+-- What operators hold back: a kind, a tenant, or one tenant's kind; '*' stands for all.
+create table backhaul.pauses (
+    kind text not null default '*',
+    tenant text not null default '*',
+    actor text not null,
+    why text,
+    since timestamptz not null default clock_timestamp(),
+    primary key (kind, tenant)
+);
+
+-- How many jobs may run at once in the whole fleet: of a kind (tenant '*'), or of one tenant's kind.
+create table backhaul.caps (
+    kind text not null,
+    tenant text not null default '*',
+    running_max integer not null check (running_max > 0),
+    primary key (kind, tenant)
 );
 
 -- How far one (lane, priority) has been read. `position` moves at every claim; every job at or below `floor` is
@@ -204,8 +220,13 @@ create table backhaul.buckets (
     per_minute integer check (per_minute > 0),
     tokens double precision not null default 0,
     refilled_at timestamptz not null default clock_timestamp(),
+    -- The part of the limit that work of priority `backfill` may use, and its own tokens where that is not all.
+    backfill_share real not null default 1 check (backfill_share > 0 and backfill_share <= 1),
+    backfill_tokens double precision not null default 0,
     blocked_until timestamptz,
     blocked_why text,
+    -- The upstream looked down: one job at a time tries it, until one succeeds.
+    probing boolean not null default false,
     primary key (tenant, name)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 

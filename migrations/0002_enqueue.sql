@@ -1,6 +1,7 @@
 -- The front door. Errors carry an SQLSTATE of ours:
 --   BH001 unknown_kind            BH002 payload_not_object     BH003 payload_too_large
---   BH004 idempotency_key_reused  BH005 invalid_argument       BH020 not_found        BH030 lease_lost
+--   BH004 idempotency_key_reused  BH005 invalid_argument       BH020 not_found
+--   BH021 job_running             BH030 lease_lost
 
 create function backhaul.priority_rank(name text) returns smallint language sql immutable as $$
     select case name when 'critical' then 0 when 'high' then 1 when 'normal' then 2 when 'low' then 3

@@ -51,7 +51,7 @@ begin
 end $$;
 
 -- Takes up to `want` tokens of a bucket at once, so that its row is not hot. `wait_ms` is set where none was granted.
-create function backhaul.bucket_take(p_tenant text, p_name text, p_want integer,
+create function backhaul.bucket_take(p_tenant text, p_name text, p_want integer, p_backfill boolean,
                                      out granted integer, out wait_ms bigint, out why text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -70,6 +70,12 @@ begin
         why := coalesce(b.blocked_why, 'blocked');
         return;
     end if;
+    if b.probing then
+        -- The next probe is ten seconds away for everybody: at most six a minute.
+        update backhaul.buckets x set blocked_until = v_now + interval '10 seconds'
+        where x.tenant = p_tenant and x.name = p_name;
+        p_want := 1;
+    end if;
     if b.per_minute is null then
         granted := p_want;
         return;
@@ -77,12 +83,18 @@ begin
     v_burst := greatest(1, floor(b.per_minute * 0.02));
     v_rate := greatest(b.per_minute - v_burst, 0.5) / 60.0;
     b.tokens := least(v_burst, b.tokens + v_rate * greatest(0, extract(epoch from v_now - b.refilled_at)));
+    b.backfill_tokens := least(v_burst, b.backfill_tokens
+        + b.backfill_share * v_rate * greatest(0, extract(epoch from v_now - b.refilled_at)));
     granted := least(p_want, floor(b.tokens)::integer);
+    if p_backfill and b.backfill_share < 1 then
+        granted := least(granted, floor(b.backfill_tokens)::integer);
+        b.backfill_tokens := b.backfill_tokens - granted;
+    end if;
     if granted = 0 then
-        wait_ms := ceil((1 - b.tokens) / v_rate * 1000);
+        wait_ms := greatest(1, ceil((1 - b.tokens) / v_rate * 1000));
         why := 'limit';
     end if;
-    update backhaul.buckets x set tokens = b.tokens - granted, refilled_at = v_now
+    update backhaul.buckets x set tokens = b.tokens - granted, backfill_tokens = b.backfill_tokens, refilled_at = v_now
     where x.tenant = p_tenant and x.name = p_name;
 end $$;
 
@@ -145,6 +157,33 @@ begin
     return v_run;
 end $$;
 
+-- How many more jobs of the kind may start. The caps' rows stay locked until the claim commits, so that two claims
+-- cannot both use the last place; whoever finds them locked leaves the kind to the other for this time.
+create function backhaul.cap_room(p_kind text, p_tenant text) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    p record;
+    v_caps integer;
+    v_seen integer := 0;
+    v_room integer := 2147483647;
+begin
+    select count(*) into v_caps from backhaul.caps x where x.kind = p_kind and x.tenant in (p_tenant, '*');
+    for p in select x.tenant, x.running_max from backhaul.caps x
+             where x.kind = p_kind and x.tenant in (p_tenant, '*') order by x.tenant for update skip locked loop
+        v_seen := v_seen + 1;
+        v_room := least(v_room, p.running_max - (
+            select count(*)::integer from backhaul.lanes n
+            join backhaul.leases l on l.lane = n.id
+            cross join lateral unnest(l.seqs) as u (seq)
+            join backhaul.jobs j on j.lane = l.lane and j.priority = l.priority and j.seq = u.seq
+            where n.kind = p_kind and (p.tenant = '*' or n.tenant = p.tenant)));
+    end loop;
+    return case when v_seen = v_caps then v_room else 0 end;
+end $$;
+
 -- Moves cursors and leases what lies behind them. Commits without waiting for the disk: a lost claim is only claimed
 -- again. Lanes are served by effective priority (one level up for every thirty seconds without service), then by
 -- virtual time; a claim spreads over at most sixteen of them.
@@ -152,7 +191,7 @@ create function backhaul.claim(p_worker uuid, p_kinds text[], p_want integer, p_
 returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
                max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
                enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
-               fresh boolean)
+               fresh boolean, probe boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -187,9 +226,11 @@ begin
     end if;
     for c in
         select r.*, row_number() over (order by r.rank, r.pass) as nth, count(*) over () as lanes from (
-            select x.lane, x.priority, x.pass, l.weight, l.tenant, k.pacing[1] as bucket,
+            select x.lane, x.priority, x.pass, l.weight, l.kind, l.tenant, k.pacing[1] as bucket,
                    exists (select from backhaul.buckets b
-                           where b.tenant = l.tenant and b.name = k.pacing[1] and b.per_minute is not null) as limited,
+                           where b.tenant = l.tenant and b.name = k.pacing[1]
+                             and (b.per_minute is not null or b.probing)) as limited,
+                   exists (select from backhaul.caps p where p.kind = l.kind and p.tenant in (l.tenant, '*')) as capped,
                    x.priority - least(x.priority,
                        floor(extract(epoch from clock_timestamp() - x.served_at) / 30))::integer as rank
             from backhaul.cursors x
@@ -197,9 +238,10 @@ begin
             join backhaul.kinds k on k.kind = l.kind and k.version = l.version
             cross join lateral (select from backhaul.jobs j
                                 where j.lane = x.lane and j.priority = x.priority and j.seq > x.position limit 1) work
-            where x.awake and not l.paused and not k.paused and (l.kind || '@' || l.version) = any (p_kinds)
+            where x.awake and (l.kind || '@' || l.version) = any (p_kinds)
               and not exists (select from backhaul.buckets b
                               where b.tenant = l.tenant and b.name = any (k.pacing) and b.blocked_until > clock_timestamp())
+              and not exists (select from backhaul.pauses p where p.kind in (l.kind, '*') and p.tenant in (l.tenant, '*'))
             order by rank, x.pass
             limit least(p_want, 16)) r
         order by nth
@@ -208,8 +250,12 @@ begin
         where x.lane = c.lane and x.priority = c.priority for update skip locked;
         continue when not found;
         v_share := ceil(v_left / (c.lanes - c.nth + 1)::numeric);
+        if c.capped then
+            v_share := least(v_share, backhaul.cap_room(c.kind, c.tenant));
+            continue when v_share <= 0;
+        end if;
         if c.limited then
-            select t.granted into v_share from backhaul.bucket_take(c.tenant, c.bucket, v_share) t;
+            select t.granted into v_share from backhaul.bucket_take(c.tenant, c.bucket, v_share, c.priority = 4) t;
             continue when v_share = 0;
         end if;
         select array_agg(j.id order by j.seq), array_agg(j.seq order by j.seq), max(j.seq),
@@ -225,7 +271,9 @@ begin
             where u.id <> all (v_keyed) or u.id = any (coalesce(v_run, '{}'));
         end if;
         if c.limited and coalesce(cardinality(v_ids), 0) < v_share then
-            update backhaul.buckets b set tokens = b.tokens + v_share - coalesce(cardinality(v_ids), 0)
+            update backhaul.buckets b set tokens = b.tokens + v_share - coalesce(cardinality(v_ids), 0),
+                backfill_tokens = b.backfill_tokens
+                    + case when c.priority = 4 then v_share - coalesce(cardinality(v_ids), 0) else 0 end
             where b.tenant = c.tenant and b.name = c.bucket;
         end if;
         continue when v_last is null;
@@ -245,7 +293,8 @@ begin
     select u.lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
            j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, u.paid,
            -- Still at its first place: nobody has run it, so it has no steps.
-           j.seq = j.id
+           j.seq = j.id,
+           exists (select from backhaul.buckets b where b.tenant = j.tenant and b.name = u.paid and b.probing)
     from unnest(v_leases, v_jobs, v_paid) with ordinality as u (lease, id, paid, n)
     join backhaul.jobs j on j.id = u.id
     order by u.n;
@@ -257,7 +306,7 @@ create function backhaul.claim_alone(p_worker uuid, p_kinds text[])
 returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
                max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
                enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
-               fresh boolean)
+               fresh boolean, probe boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -284,7 +333,7 @@ begin
     return query
     select v_lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
            j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, null::text,
-           false
+           false, false
     from backhaul.jobs j where j.id = v_job.id;
 end $$;
 
@@ -384,7 +433,8 @@ end $$;
 --   events    parallel arrays; an event is written when its job's outcome was
 --   ended     leases with nothing left in the worker's hands
 --   keyed     whether any of the jobs that end has an ordering key;  stepped: ids that end and have steps
---   closed    [{"tenant", "bucket", "for_ms", "why"}]: buckets to close for the fleet
+--   closed    [{"tenant", "bucket", "for_ms", "why", "probing"}]: buckets to close for the fleet; `for_ms` 0 and
+--             `probing` false: the upstream answers again
 -- Returns the ids whose outcome was refused.
 create function backhaul.settle(
     p_worker uuid, p_done bigint[], p_done_leases bigint[], p_others jsonb, p_leases bigint[], p_ended bigint[],
@@ -469,12 +519,18 @@ begin
         delete from backhaul.steps s where s.job_id = any (p_stepped) and s.job_id = any (v_ok);
     end if;
     if p_closed is not null then
-        insert into backhaul.buckets as x (tenant, name, blocked_until, blocked_why)
-        select c.tenant, c.bucket, max(clock_timestamp() + make_interval(secs => c.for_ms / 1000.0)), min(c.why)
-        from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint, why text)
+        insert into backhaul.buckets as x (tenant, name, blocked_until, blocked_why, probing)
+        select c.tenant, c.bucket, max(clock_timestamp() + make_interval(secs => c.for_ms / 1000.0)), min(c.why),
+            bool_or(coalesce(c.probing, false))
+        from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint, why text, probing boolean)
+        where c.for_ms > 0
         group by c.tenant, c.bucket order by 1, 2
         on conflict (tenant, name) do update set
-            blocked_until = greatest(x.blocked_until, excluded.blocked_until), blocked_why = excluded.blocked_why;
+            blocked_until = greatest(x.blocked_until, excluded.blocked_until), blocked_why = excluded.blocked_why,
+            probing = x.probing or excluded.probing;
+        update backhaul.buckets x set probing = false, blocked_until = null, blocked_why = null
+        from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint)
+        where c.for_ms = 0 and x.tenant = c.tenant and x.name = c.bucket and x.probing;
     end if;
     delete from backhaul.leases l where l.id = any (p_ended) and l.worker = p_worker;
     return v_refused;

@@ -1,5 +1,29 @@
 -- What people do and see: cancelling, deciding on dead letters, views, and the roles that may do each.
 
+-- Locks an unfinished job, and first its cursor where it has a place, in the order in which claims lock them, so that
+-- afterwards it is certain whether the job is running. Null where there is none.
+create function backhaul.lock_job(p_job bigint) returns backhaul.jobs
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_placed boolean;
+    j backhaul.jobs;
+begin
+    loop
+        select x.* into j from backhaul.jobs x where x.id = p_job;
+        v_placed := j.seq is not null;
+        if v_placed then
+            perform from backhaul.cursors c where c.lane = j.lane and c.priority = j.priority for update;
+        end if;
+        select x.* into j from backhaul.jobs x where x.id = p_job for update;
+        -- Promoted between the two looks: it has a cursor now.
+        exit when v_placed or j.seq is null;
+    end loop;
+    return j;
+end $$;
+
 create function backhaul.cancel(job_id bigint, actor text, why text) returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -10,8 +34,8 @@ declare
     v_running boolean;
 begin
     perform pg_current_xact_id();
-    select x.* into j from backhaul.jobs x where x.id = cancel.job_id for update;
-    if not found then
+    j := backhaul.lock_job(cancel.job_id);
+    if j.id is null then
         raise exception 'not_found: no unfinished job %', cancel.job_id using errcode = 'BH020',
             hint = 'a finished job cannot be cancelled; a dead one can be discarded';
     end if;
@@ -27,6 +51,120 @@ begin
     return case when v_running then 'cancelled_running' else 'cancelled' end;
 end $$;
 comment on function backhaul.cancel is 'Ends an unfinished job. A running one is stopped at its worker''s next heartbeat, and nothing it still reports is written.';
+
+create function backhaul.reschedule(job_id bigint, run_at timestamptz, actor text, why text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    j backhaul.jobs;
+begin
+    perform pg_current_xact_id();
+    j := backhaul.lock_job(reschedule.job_id);
+    if j.id is null then
+        raise exception 'not_found: no unfinished job %', reschedule.job_id using errcode = 'BH020',
+            hint = 'a dead one can be replayed';
+    end if;
+    if reschedule.run_at is null or reschedule.run_at > clock_timestamp() + interval '5 years' then
+        raise exception 'invalid_argument: run_at must lie within five years from now' using errcode = 'BH005';
+    end if;
+    if exists (select from backhaul.leases l
+               where l.lane = j.lane and l.priority = j.priority and j.seq = any (l.seqs)) then
+        raise exception 'job_running: job % is running', j.id using errcode = 'BH021',
+            hint = 'wait for it to end, or cancel it';
+    end if;
+    update backhaul.jobs x set seq = null, due_at = reschedule.run_at,
+        deadline_at = greatest(x.deadline_at, reschedule.run_at + (x.deadline_at - x.enqueued_at))
+    where x.id = j.id;
+    perform backhaul.append_event('dev.backhaul.job.rescheduled', j.id, j.tenant, j.kind, j.traceparent,
+        jsonb_build_object('actor', coalesce(reschedule.actor, session_user), 'why', reschedule.why,
+            'run_at', to_char(reschedule.run_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
+    perform backhaul.wake();
+end $$;
+comment on function backhaul.reschedule is 'Moves an unfinished job that is not running to another time; now() runs it at once.';
+
+-- Holds back a kind, a tenant, or one tenant's kind; '*' stands for all. Running jobs go on.
+create function backhaul.pause(kind text default '*', tenant text default '*', actor text default null, why text default null)
+returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if pause.kind <> '*' and not exists (select from backhaul.kinds k where k.kind = pause.kind) then
+        raise exception 'unknown_kind: %', left(pause.kind, 64) using errcode = 'BH001',
+            hint = 'select kind from backhaul.kinds lists what this deployment runs';
+    end if;
+    insert into backhaul.pauses (kind, tenant, actor, why)
+    values (pause.kind, pause.tenant, coalesce(pause.actor, session_user), pause.why) on conflict do nothing;
+    if not found then
+        return false;
+    end if;
+    perform backhaul.append_control('dev.backhaul.queue.paused', pause.kind, pause.tenant, pause.actor, pause.why);
+    return true;
+end $$;
+comment on function backhaul.pause is 'Holds back what has not started. False: it was held back already.';
+
+create function backhaul.resume(kind text default '*', tenant text default '*', actor text default null, why text default null)
+returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    delete from backhaul.pauses p where p.kind = resume.kind and p.tenant = resume.tenant;
+    if not found then
+        return false;
+    end if;
+    perform backhaul.append_control('dev.backhaul.queue.resumed', resume.kind, resume.tenant, resume.actor, resume.why);
+    perform backhaul.wake();
+    return true;
+end $$;
+comment on function backhaul.resume is 'Lets go what pause with the same arguments held back. False: nothing was.';
+
+create function backhaul.append_control(p_type text, p_kind text, p_tenant text, p_actor text, p_why text) returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.events (event_id, occurred_at, type, tenant, kind, subject, data)
+    values (backhaul.uuid_v7(), clock_timestamp(), p_type, p_tenant, nullif(p_kind, '*'), 'queue/' || p_kind || '/' || p_tenant,
+        convert_to(backhaul.canonical(jsonb_strip_nulls(jsonb_build_object('actor', coalesce(p_actor, session_user),
+            'kind', p_kind, 'tenant', p_tenant, 'why', p_why))), 'UTF8'))
+$$;
+
+-- At most `running_max` jobs of the kind at once in the whole fleet (tenant '*'), or of one tenant's kind; null: no cap.
+create function backhaul.set_cap(kind text, tenant text, running_max integer) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if set_cap.running_max is null then
+        delete from backhaul.caps c where c.kind = set_cap.kind and c.tenant = set_cap.tenant;
+    else
+        insert into backhaul.caps (kind, tenant, running_max) values (set_cap.kind, set_cap.tenant, set_cap.running_max)
+        on conflict (kind, tenant) do update set running_max = excluded.running_max;
+    end if;
+    perform backhaul.wake();
+end $$;
+
+-- A tenant of weight 3 is served three times as often as one of weight 1, while both have work.
+create function backhaul.set_weight(kind text, tenant text, weight integer) returns void
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into backhaul.lanes (kind, version, tenant, weight)
+    select k.kind, k.version, set_weight.tenant, set_weight.weight from backhaul.kinds k where k.kind = set_weight.kind
+    on conflict (kind, version, tenant) do update set weight = excluded.weight
+$$;
+
+-- The part of a tenant's limit that work of priority `backfill` may use, from just above 0 to 1.
+create function backhaul.set_backfill_share(tenant text, bucket text, share real) returns void
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into backhaul.buckets (tenant, name, backfill_share) values (set_backfill_share.tenant, set_backfill_share.bucket, set_backfill_share.share)
+    on conflict (tenant, name) do update set backfill_share = excluded.backfill_share
+$$;
 
 -- Puts a dead letter back under its id, with its finished steps, so that it resumes and its idempotency keys stay.
 create function backhaul.dead_replay(job_id bigint, actor text, why text, payload jsonb default null) returns bigint
@@ -155,11 +293,13 @@ grant select on backhaul.job_states, backhaul.queue_depth, backhaul.outbox_event
 grant select (id, kind, version, tenant, priority, attempt, max_attempts, rescues, replays, ordering_key, enqueued_at,
               enqueued_by, reason, error, fingerprint, died_at) on backhaul.dead_letters to backhaul_reader;
 grant select on backhaul.kinds, backhaul.lanes, backhaul.cursors, backhaul.workers, backhaul.leases, backhaul.buckets,
-    backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.maintenance, backhaul.deployment
+    backhaul.pauses, backhaul.caps, backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.maintenance, backhaul.deployment
     to backhaul_reader, backhaul_operator, backhaul_worker;
 
 grant select on backhaul.dead_letters, backhaul.jobs, backhaul.steps to backhaul_operator;
-grant execute on function backhaul.cancel, backhaul.dead_replay, backhaul.dead_discard to backhaul_operator;
+grant execute on function backhaul.cancel, backhaul.reschedule, backhaul.dead_replay, backhaul.dead_discard,
+    backhaul.pause, backhaul.resume, backhaul.set_cap, backhaul.set_weight, backhaul.set_backfill_share
+    to backhaul_operator;
 
 grant select on backhaul.steps, backhaul.memories to backhaul_worker;
 grant execute on function backhaul.claim, backhaul.claim_alone, backhaul.next_due, backhaul.settle, backhaul.put_step,

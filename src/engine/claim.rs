@@ -19,6 +19,8 @@ pub(crate) struct Claimed {
     pub prepaid: Option<String>,
     /// Nobody has run it before.
     pub fresh: bool,
+    /// It tries an upstream that looked down.
+    pub probe: bool,
     pub cancel: CancellationToken,
 }
 
@@ -41,6 +43,7 @@ struct Row {
     traceparent: Option<String>,
     prepaid: Option<String>,
     fresh: Option<bool>,
+    probe: Option<bool>,
 }
 
 impl From<Row> for Claimed {
@@ -66,6 +69,7 @@ impl From<Row> for Claimed {
             payload: row.payload.into(),
             prepaid: row.prepaid,
             fresh: row.fresh.unwrap_or(false),
+            probe: row.probe.unwrap_or(false),
             cancel: CancellationToken::new(),
         }
     }

@@ -85,6 +85,8 @@ pub(crate) struct ErrorRecord {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
+    #[serde(skip)]
+    pub upstream_down: bool,
 }
 
 /// Decides. `jitter` is in [0, 1); `step` is the step that was being taken.
@@ -98,6 +100,7 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
         http_status: cause.http_status,
         message: cause.message,
         step: step.clone(),
+        upstream_down: cause.upstream_down,
     };
     let failure = match outcome {
         Outcome::Done => return Verdict::Done,
@@ -137,6 +140,13 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
                 error: Some(record("throttled", cause, None)),
                 close: Some((bucket, why)),
             }
+        }
+        Failure::Snoozed { until, cause } => {
+            if until >= facts.deadline_at {
+                return Verdict::Dead { error: record("deadline", cause, None) };
+            }
+            let delay = (until - now).to_std().unwrap_or(Duration::ZERO);
+            Verdict::Later { delay, error: Some(record("snoozed", cause, None)), close: None }
         }
         Failure::Transient { cause, not_before } => {
             let attempt = facts.attempt.saturating_add(1);

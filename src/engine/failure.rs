@@ -19,6 +19,8 @@ pub struct Cause {
     pub message: String,
     /// Status of the upstream's answer, where one arrived.
     pub http_status: Option<u16>,
+    /// The upstream looks down: enough of these in a row close its bucket for the fleet.
+    pub upstream_down: bool,
 }
 
 /// The outcome of an attempt that did not succeed. `decide` turns it into a verdict.
@@ -40,6 +42,13 @@ pub enum Failure {
         /// When the bucket may be used again.
         until: DateTime<Utc>,
         /// What happened.
+        cause: Cause,
+    },
+    /// Not now: due again at `until`, costs no attempt. For work that waits for something of its own.
+    Snoozed {
+        /// When to look again.
+        until: DateTime<Utc>,
+        /// What it waits for.
         cause: Cause,
     },
     /// Somebody else changed what we want to change: a dead letter that a person can decide.
@@ -71,11 +80,19 @@ impl Failure {
         Self::Throttled { bucket: bucket.into(), until, cause: Cause::new(code, error) }
     }
 
+    /// Looks again at `until`.
+    pub fn snoozed(until: DateTime<Utc>, code: &'static str, error: impl Display) -> Self {
+        Self::Snoozed { until, cause: Cause::new(code, error) }
+    }
+
     /// Adds the status of the upstream's answer.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         match &mut self {
-            Self::Permanent(cause) | Self::Transient { cause, .. } | Self::Throttled { cause, .. } => {
+            Self::Permanent(cause)
+            | Self::Transient { cause, .. }
+            | Self::Throttled { cause, .. }
+            | Self::Snoozed { cause, .. } => {
                 cause.http_status = Some(status);
             }
             Self::Conflict { .. } | Self::LeaseLost => {}
@@ -95,7 +112,10 @@ impl Failure {
     /// The stable code that dead letters are grouped by.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Permanent(cause) | Self::Transient { cause, .. } | Self::Throttled { cause, .. } => cause.code,
+            Self::Permanent(cause)
+            | Self::Transient { cause, .. }
+            | Self::Throttled { cause, .. }
+            | Self::Snoozed { cause, .. } => cause.code,
             Self::Conflict { .. } => "conflict",
             Self::LeaseLost => "lease_lost",
         }
@@ -110,6 +130,6 @@ impl Cause {
             let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
             message.truncate(cut);
         }
-        Self { code, message, http_status: None }
+        Self { code, message, http_status: None, upstream_down: false }
     }
 }

@@ -4,6 +4,7 @@
 
 mod apalis;
 mod attempt;
+mod breaker;
 mod claim;
 mod clock;
 mod context;

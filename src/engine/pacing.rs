@@ -27,7 +27,7 @@ impl Pacer {
         let mut waited = Duration::ZERO;
         loop {
             let (granted, wait_ms, why): (i32, Option<i64>, Option<String>) =
-                sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1)")
+                sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1, false)")
                     .bind(&self.tenant)
                     .bind(bucket)
                     .fetch_one(self.store.pool())

@@ -72,8 +72,12 @@ impl Registry {
     }
 
     pub(crate) fn get(&self, kind: &str, version: i16) -> Option<Arc<dyn AnyKind>> {
-        // The map's key borrows 'static names, so the look-up compares by value over the few kinds there are.
-        self.kinds.iter().find(|((name, v), _)| *name == kind && *v == version).map(|(_, kind)| kind.clone())
+        self.kinds.get(&(kind, version)).cloned()
+    }
+
+    /// The bucket whose tokens claims take for the kind.
+    pub(crate) fn first_bucket(&self, kind: &str, version: i16) -> Option<&'static str> {
+        self.kinds.get(&(kind, version)).and_then(|kind| kind.spec().pacing.first().copied())
     }
 
     /// `kind@version` of every kind: what a claim may bring.

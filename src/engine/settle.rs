@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::{
     attempt::{Finished, Workbench},
+    breaker::{Breaker, CLOSED_FOR, Change},
     claim::Claimed,
     clock::Clock,
     context::JobInfo,
@@ -29,6 +30,7 @@ const BATCH_MAX: usize = 1_000;
 pub(crate) struct Settlement {
     job: Arc<JobInfo>,
     lease: i64,
+    probe: bool,
     verdict: Verdict,
     finished: Finished,
 }
@@ -50,7 +52,7 @@ impl Settlement {
             clock.now(),
             rand::random_range(0.0..1.0),
         );
-        Self { job: claimed.job.clone(), lease: claimed.lease, verdict, finished }
+        Self { job: claimed.job.clone(), lease: claimed.lease, probe: claimed.probe, verdict, finished }
     }
 }
 
@@ -75,6 +77,7 @@ struct Closed<'a> {
     bucket: &'a str,
     for_ms: u64,
     why: &'a str,
+    probing: bool,
 }
 
 /// The arguments of one call of `backhaul.settle`.
@@ -98,13 +101,20 @@ fn value(of: impl Serialize) -> Value {
 }
 
 impl Batch {
-    fn of(settlements: Vec<Settlement>, hands: &Hands, clock: &Clock, metrics: &Metrics) -> Self {
+    fn of(
+        settlements: Vec<Settlement>,
+        hands: &Hands,
+        bench: &Workbench,
+        breaker: &mut Breaker,
+        metrics: &Metrics,
+    ) -> Self {
         let mut batch = Self::default();
-        let now = clock.now();
+        let now = bench.clock.now();
         for settled in settlements {
             batch.ids.push(settled.job.id);
             batch.leases.push(settled.lease);
             metrics.settled(&settled.job, &settled.verdict, settled.finished.started.elapsed(), now);
+            batch.watch(&settled, bench, breaker);
             batch.add(settled, now);
         }
         batch.leases.sort_unstable();
@@ -113,8 +123,31 @@ impl Batch {
         batch
     }
 
+    /// Closes or opens the bucket of the job's kind, as the breaker says.
+    fn watch(&mut self, settled: &Settlement, bench: &Workbench, breaker: &mut Breaker) {
+        let Some(bucket) = bench.registry.first_bucket(&settled.job.kind, settled.job.version) else { return };
+        let tenant = &settled.job.tenant;
+        let (change, why) = match &settled.verdict {
+            Verdict::Done => (breaker.succeeded(tenant, bucket, settled.probe), String::new()),
+            Verdict::Retry { error, .. } | Verdict::Dead { error } if error.upstream_down => {
+                let change = breaker.failed(tenant, bucket, settled.probe, Instant::now());
+                (change, format!("upstream down: {}", error.code))
+            }
+            _ => return,
+        };
+        let (for_ms, probing) = match change {
+            Change::None => return,
+            Change::Close => (u64::try_from(CLOSED_FOR.as_millis()).unwrap_or(u64::MAX), true),
+            Change::Open => (0, false),
+        };
+        if probing {
+            warn!(%tenant, bucket, %why, "closed for the fleet; one job at a time tries it");
+        }
+        self.closed.push(value(Closed { tenant, bucket, for_ms, why: &why, probing }));
+    }
+
     fn add(&mut self, settled: Settlement, now: chrono::DateTime<chrono::Utc>) {
-        let Settlement { job, lease, verdict, finished } = settled;
+        let Settlement { job, lease, verdict, finished, .. } = settled;
         let latency_ms = u64::try_from(finished.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told = |error: Option<&ErrorRecord>, name: &str| {
             let about = JobEvent {
@@ -151,9 +184,10 @@ impl Batch {
                 self.others.push(other("later", *delay, attempt, None, error.as_ref()));
                 if let Some((bucket, why)) = close {
                     let for_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                    self.closed.push(value(Closed { tenant: &job.tenant, bucket, for_ms, why }));
+                    self.closed.push(value(Closed { tenant: &job.tenant, bucket, for_ms, why, probing: false }));
                 }
-                error.as_ref().map(|error| told(Some(error), "throttled"))
+                let name = if close.is_some() { "throttled" } else { "snoozed" };
+                error.as_ref().map(|error| told(Some(error), name))
             }
             Verdict::Dead { error } => {
                 warn!(job_id = job.id, kind = %job.kind, tenant = %job.tenant, code = error.code, step = error.step,
@@ -205,9 +239,10 @@ pub(crate) async fn run(
     mut outcomes: mpsc::UnboundedReceiver<Settlement>,
     sealed: Arc<tokio::sync::Notify>,
 ) {
+    let mut breaker = Breaker::default();
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while outcomes.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let batch = Batch::of(std::mem::take(&mut batch), &hands, &bench.clock, &metrics);
+        let batch = Batch::of(std::mem::take(&mut batch), &hands, &bench, &mut breaker, &metrics);
         let mut pause = reconnect::Pause::default();
         loop {
             match batch.write(&bench.store, bench.worker).await {

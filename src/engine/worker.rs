@@ -315,7 +315,11 @@ impl Claims<'_> {
         let until_due = due.map(|due| (due - self.bench.clock.now()).to_std().unwrap_or(Duration::ZERO));
         // Something is due already and was not claimable: it belongs to kinds or lanes that are not ours now.
         let longest = until_due.filter(|due| !due.is_zero()).map_or(longest, |due| due.min(longest));
-        self.bell.sleep(longest.max(Duration::from_millis(1))).await;
+        // A settle of ours may have made room, or handed an ordering key on.
+        tokio::select! {
+            () = self.bell.sleep(longest.max(Duration::from_millis(1))) => {}
+            () = self.hands.freed() => {}
+        }
         Ok(())
     }
 

@@ -90,7 +90,8 @@ impl From<Trouble> for Failure {
             Trouble::Upstream(upstream) => *upstream,
         };
         let Upstream { class, code, http_status, provider, detail } = upstream;
-        let cause = Cause { http_status, ..Cause::new(code, detail) };
+        let upstream_down = matches!(class, Class::Transient { .. } | Class::Ambiguous { .. });
+        let cause = Cause { http_status, upstream_down, ..Cause::new(code, detail) };
         match class {
             // A conflict or a success that reaches this point is one that the kind has no rule for.
             Class::Permanent { .. } | Class::Conflict | Class::Ok => Failure::Permanent(cause),

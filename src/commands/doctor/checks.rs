@@ -207,7 +207,7 @@ async fn lanes(pool: &PgPool) -> Result<Finding> {
         pool,
         "select count(*) filter (where state = 'ready') as ready, count(*) filter (where state = 'running') as running,
                 count(*) filter (where state = 'dead') as dead,
-                (select count(*) from backhaul.lanes where paused) as paused,
+                (select count(*) from backhaul.pauses) as paused,
                 coalesce(extract(epoch from clock_timestamp() - min(enqueued_at) filter (where state = 'ready')), 0) as age_s
          from backhaul.job_states",
     )
@@ -217,8 +217,8 @@ async fn lanes(pool: &PgPool) -> Result<Finding> {
     Ok(if paused > 0 {
         Finding::warning(
             "queue",
-            format!("{text}; {paused} lanes are paused"),
-            "select * from backhaul.lanes where paused",
+            format!("{text}; {paused} pauses hold work back"),
+            "select * from backhaul.pauses",
         )
     } else {
         Finding::ok("queue", text)
