@@ -15,6 +15,8 @@ pub mod profile;
 pub mod redact;
 pub mod retry_after;
 pub mod sign;
+#[cfg(test)]
+mod test_server;
 pub mod tls;
 mod token;
 

@@ -2,6 +2,8 @@
 //! that the token endpoint refuses.
 
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
