@@ -17,6 +17,9 @@ const CHANGES_MAX: usize = 1000;
 const CHANNELS_MAX: usize = 50_000;
 /// Largest page.
 const PAGE_MAX: usize = 500;
+/// Beyond every time a query can name: the year 10000.
+const TIME_END_MS: i64 = 253_402_300_800_000;
+const FOREIGN_CURSOR: &str = "cursor was not issued by this server";
 /// Distance between two made-up entries.
 const SPACING_MS: i64 = 60_000;
 
@@ -139,7 +142,10 @@ fn read(call: &Call<'_>) -> Result<Query, String> {
             _ => None,
         };
         // The window comes from the cursor, so that pages fit together though the clock goes on.
-        ((offset, start_ms), end_ms) = parsed.ok_or("cursor was not issued by this server")?;
+        ((offset, start_ms), end_ms) = parsed.ok_or(FOREIGN_CURSOR)?;
+        if ![start_ms, end_ms].iter().all(|at_ms| (0..TIME_END_MS).contains(at_ms)) {
+            return Err(FOREIGN_CURSOR.to_owned());
+        }
     }
     if start_ms > end_ms {
         return Err("startTime is after endTime".to_owned());

@@ -45,7 +45,7 @@ pub(crate) struct Callbacks {
 }
 
 impl Callbacks {
-    pub(crate) fn receive(&mut self, call: &Call<'_>) -> Outcome {
+    pub(crate) fn keep(&mut self, call: &Call<'_>) {
         self.received += 1;
         self.bytes += call.body.len();
         self.kept.push_back(Kept {
@@ -58,8 +58,6 @@ impl Callbacks {
             let Some(oldest) = self.kept.pop_front() else { break };
             self.bytes -= oldest.body.len();
         }
-        let resource = call.path.trim_start_matches('/').to_owned();
-        Outcome::applied(Reply::json(200, &json!({"status": "received"})), resource, "callback", None)
     }
 
     /// The newest `limit`, oldest first.
@@ -73,6 +71,12 @@ impl Callbacks {
     pub(crate) fn received(&self) -> u64 {
         self.received
     }
+}
+
+/// The answer to a delivery, and its effect.
+pub(crate) fn received(call: &Call<'_>) -> Outcome {
+    let resource = call.path.trim_start_matches('/').to_owned();
+    Outcome::applied(Reply::json(200, &json!({"status": "received"})), resource, "callback", None)
 }
 
 impl Kept {

@@ -1,11 +1,17 @@
 //! The ledger of effects: what was really changed, under which idempotency key, and how often. It is what a test
 //! reads to say that each effect was applied exactly once.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
 use crate::clock::rfc3339;
+
+/// Stands between the parts of a row's key. No path, header or tenant can hold a line feed.
+const SEPARATOR: char = '\n';
 
 /// What a handler reports when it changed something.
 #[derive(Debug, Clone)]
@@ -57,12 +63,10 @@ pub struct EffectTotals {
     pub evicted: u64,
 }
 
+/// A row's key in the map holds its tenant, resource, what and key, so that each text is in memory once.
 #[derive(Debug)]
 struct Row {
-    tenant: String,
-    resource: String,
     what: &'static str,
-    key: String,
     keyed: bool,
     count: u64,
     detail: Option<String>,
@@ -73,8 +77,8 @@ struct Row {
 /// The ledger, oldest rows first.
 #[derive(Debug)]
 pub(crate) struct Effects {
-    rows: HashMap<String, Row>,
-    order: VecDeque<String>,
+    rows: HashMap<Arc<str>, Row>,
+    order: VecDeque<Arc<str>>,
     rows_max: usize,
     totals: EffectTotals,
 }
@@ -105,9 +109,9 @@ impl Effects {
     ) -> bool {
         let keyed = key.is_some();
         let key = key.map_or_else(|| format!("body:{fingerprint:016x}"), str::to_owned);
-        let id = format!("{tenant}\n{}\n{}\n{key}", effect.resource, effect.what);
+        let id = format!("{tenant}{SEPARATOR}{}{SEPARATOR}{key}{SEPARATOR}{}", effect.resource, effect.what);
         self.totals.applied += 1;
-        if let Some(row) = self.rows.get_mut(&id) {
+        if let Some(row) = self.rows.get_mut(id.as_str()) {
             row.count += 1;
             row.last_ms = now_ms;
             if keyed {
@@ -124,11 +128,10 @@ impl Effects {
             self.totals.evicted += 1;
         }
         self.totals.distinct += 1;
+        let id: Arc<str> = id.into();
         self.order.push_back(id.clone());
-        let Effect { resource, what, detail } = effect;
-        let tenant = tenant.to_owned();
-        let row = Row { tenant, resource, what, key, keyed, count: 1, detail, first_ms: now_ms, last_ms: now_ms };
-        self.rows.insert(id, row);
+        let Effect { what, detail, .. } = effect;
+        self.rows.insert(id, Row { what, keyed, count: 1, detail, first_ms: now_ms, last_ms: now_ms });
         false
     }
 
@@ -138,22 +141,15 @@ impl Effects {
 
     /// The newest `limit` rows that agree, oldest first.
     pub(crate) fn list(&self, filter: &EffectFilter<'_>, limit: usize) -> Vec<EffectRow> {
-        let agrees = |row: &Row| {
+        let agrees = |row: &EffectRow| {
             filter.tenant.is_none_or(|tenant| row.tenant == tenant)
                 && filter.resource.is_none_or(|resource| row.resource == resource)
                 && filter.what.is_none_or(|what| row.what == what)
                 && filter.key.is_none_or(|key| row.key == key)
                 && (!filter.duplicates_only || row.count > 1)
         };
-        let mut rows: Vec<EffectRow> = self
-            .order
-            .iter()
-            .rev()
-            .filter_map(|id| self.rows.get(id))
-            .filter(|row| agrees(row))
-            .take(limit)
-            .map(Row::show)
-            .collect();
+        let shown = |id: &Arc<str>| self.rows.get(id).map(|row| row.show(id));
+        let mut rows: Vec<EffectRow> = self.order.iter().rev().filter_map(shown).filter(agrees).take(limit).collect();
         rows.reverse();
         rows
     }
@@ -164,12 +160,13 @@ impl Effects {
 }
 
 impl Row {
-    fn show(&self) -> EffectRow {
+    fn show(&self, id: &str) -> EffectRow {
+        let mut parts = id.split(SEPARATOR).map(str::to_owned);
         EffectRow {
-            tenant: self.tenant.clone(),
-            resource: self.resource.clone(),
+            tenant: parts.next().unwrap_or_default(),
+            resource: parts.next().unwrap_or_default(),
+            key: parts.next().unwrap_or_default(),
             what: self.what,
-            key: self.key.clone(),
             keyed: self.keyed,
             count: self.count,
             detail: self.detail.clone(),

@@ -148,7 +148,7 @@ fn target(url: &str, hosts: &[String]) -> Result<Uri, Problem> {
 fn headers(app: &App, order: &Order, raw: &str) -> Result<Vec<(String, String)>, Problem> {
     let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
     if let Some(secret) = &order.secret {
-        let timestamp = (app.clock.now_ms() / 1000 + order.timestamp_offset_s).to_string();
+        let timestamp = (app.clock.now_ms() / 1000).saturating_add(order.timestamp_offset_s).to_string();
         let mut signature = sign(secret, &timestamp, raw);
         if order.bad_signature {
             signature = sign("another-secret", &timestamp, raw);

@@ -1,6 +1,9 @@
 //! The first answer of every `Idempotency-Key`, so that a repeat gets it again and changes nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::reply::Reply;
 
@@ -24,8 +27,8 @@ struct Stored {
 /// Answers by (tenant, method, path, key), bounded in number and bytes; the oldest go first.
 #[derive(Debug)]
 pub(crate) struct Idempotency {
-    stored: HashMap<String, Stored>,
-    order: VecDeque<String>,
+    stored: HashMap<Arc<str>, Stored>,
+    order: VecDeque<Arc<str>>,
     bytes: usize,
     keys_max: usize,
     bytes_max: usize,
@@ -52,6 +55,7 @@ impl Idempotency {
 
     /// Remembers an answer. Only answers of applied requests belong here: an error must be open to another try.
     pub(crate) fn store(&mut self, scope: String, fingerprint: u64, reply: Reply) {
+        let scope: Arc<str> = scope.into();
         self.bytes += scope.len() + reply.bytes();
         if let Some(former) = self.stored.insert(scope.clone(), Stored { fingerprint, reply }) {
             self.bytes -= scope.len() + former.reply.bytes();

@@ -25,6 +25,7 @@ mod profiles;
 mod record;
 mod reply;
 mod routes;
+mod scopes;
 mod server;
 mod settings;
 mod social;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, header};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     locked::locked,
     reply::Reply,
-    routes::{Class, Provider, Route, form_decode, form_pairs, is_well_formed},
+    routes::{Provider, form_decode, form_pairs, is_well_formed},
     settings::Settings,
 };
 
@@ -76,17 +76,19 @@ pub(crate) struct Identity {
     pub(crate) client: Arc<str>,
     /// Number of the token.
     pub(crate) token: Option<u64>,
-    standing: Standing,
+    pub(crate) standing: Standing,
 }
 
+/// What a token is good for.
 #[derive(Debug, Clone)]
-enum Standing {
+pub(crate) enum Standing {
     Valid {
         scopes: Option<Arc<[String]>>,
         mount: Option<Provider>,
     },
     /// The CRM's fixed token.
     CrmOnly,
+    /// For nothing, and why.
     Refused(&'static str),
 }
 
@@ -273,71 +275,6 @@ impl Registry {
     }
 }
 
-/// Judges a request's token for an endpoint: 401 where it is not valid here, 403 where its scopes do not suffice.
-pub(crate) fn refusal(
-    identity: &Identity,
-    method: &Method,
-    route: &Route,
-    class: Class,
-    mount: Option<Provider>,
-) -> Option<Reply> {
-    let unauthorised = |reason: &str| {
-        let reply = Reply::error(401, "unauthorized", reason);
-        Some(reply.with_header(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""))
-    };
-    let (scopes, issued_at) = match &identity.standing {
-        Standing::Refused(reason) => return unauthorised(reason),
-        Standing::CrmOnly if class == Class::CrmThreads => return None,
-        Standing::CrmOnly => return unauthorised("this token is for the CRM only"),
-        Standing::Valid { scopes, mount } => (scopes, *mount),
-    };
-    if let (Some(issued_at), Some(mount)) = (issued_at, mount)
-        && issued_at != mount
-    {
-        return unauthorised(&format!("the token was issued by {}", issued_at.as_str()));
-    }
-    let accepted = accepted_scopes(method, route);
-    let scopes = scopes.as_deref()?;
-    if accepted.is_empty() || scopes.iter().any(|scope| accepted.contains(&scope.as_str())) {
-        return None;
-    }
-    let message = format!("the token has none of the scopes {}", accepted.join(", "));
-    Some(Reply::error(403, "insufficient_scope", message))
-}
-
-/// The scopes of which one is needed. Where the documents spell one scope in several ways, each is taken.
-fn accepted_scopes(method: &Method, route: &Route) -> &'static [&'static str] {
-    const HOOKS: &[&str] = &["webhooks:write", "webhook:write", "webhook:webhook:write", "webhooks:manage"];
-    const HOOKS_READ: &[&str] = &[
-        "webhooks:write",
-        "webhook:write",
-        "webhook:webhook:write",
-        "webhooks:manage",
-        "webhooks:read",
-        "webhook:read",
-        "webhook:webhook:read",
-        "webhook:webhook:view",
-    ];
-    let reads = method == Method::GET;
-    match route {
-        Route::Widget(_) if reads => &["digitalmessaging:webchat:view"],
-        Route::Widget(_) | Route::WidgetPurge(_) => &["digitalmessaging:webchat:edit"],
-        Route::Profile(_) if reads => &["profile:read"],
-        Route::Profile(_) => &["profile:write"],
-        Route::Webhooks | Route::Webhook(_) if reads => HOOKS_READ,
-        Route::Webhooks | Route::Webhook(_) => HOOKS,
-        Route::Channels | Route::Channel(_) if reads => {
-            &["webchat:webchat:write", "webchat:webchat:view", "webchat:webchat:read"]
-        }
-        Route::Channels | Route::Channel(_) => &["webchat:webchat:write"],
-        Route::AuditQuery => &["auditlog:auditlog:read", "audits:audit:view"],
-        Route::SocialThread(_) => &["social:read", "interactions:read"],
-        // The CRM's documents name no scopes; the others are not behind a token, or not there.
-        Route::Threads | Route::Thread(_) | Route::Token | Route::Callback | Route::Socket => &[],
-        Route::BadId | Route::Unknown => &[],
-    }
-}
-
 /// What is granted of what was asked: everything the client may have where nothing was asked.
 fn granted(asked: Vec<String>, allowed: Option<&[String]>) -> Option<Vec<String>> {
     match (asked.is_empty(), allowed) {
@@ -373,6 +310,3 @@ fn credentials(headers: &HeaderMap, body: &[u8]) -> Vec<(String, String)> {
     let field = |name: &str| form.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
     field("client_id").zip(field("client_secret")).into_iter().collect()
 }
-
-#[cfg(test)]
-mod tests;

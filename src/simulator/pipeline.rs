@@ -21,10 +21,11 @@ use crate::{
     limits::Standing,
     listener::Connection,
     locked::locked,
-    oauth::{self, Identity},
+    oauth::Identity,
     record::{Entry, kept_headers},
     reply::Reply,
     routes::{self, Class, Route, Target},
+    scopes,
     settings::Settings,
     spoil, websocket,
     world::{Call, Handled},
@@ -65,6 +66,8 @@ pub(crate) async fn serve(
     let Ok(body) = axum::body::to_bytes(body, app.options.body_bytes_max).await else {
         return Reply::error(413, "too_large", "the body is longer than the simulator takes").into_response();
     };
+    // A copy, because a part of the connection's read buffer would keep the whole buffer in the record.
+    let body = Bytes::copy_from_slice(&body);
     let mut received = understand(&app, parts, body, began);
     let facts = Facts {
         tenant: &received.identity.tenant,
@@ -151,7 +154,7 @@ fn carry_out(app: &App, settings: &Settings, received: &Received) -> Handled {
     let (parts, target, class) = (&received.parts, &received.target, received.class);
     let behind_token = !matches!(target.route, Route::Token | Route::Callback | Route::Unknown);
     if behind_token
-        && let Some(refusal) = oauth::refusal(&received.identity, &parts.method, &target.route, class, target.mount)
+        && let Some(refusal) = scopes::refusal(&received.identity, &parts.method, &target.route, class, target.mount)
     {
         return answered(refusal);
     }

@@ -53,7 +53,8 @@ pub(crate) fn spoil(mut reply: Reply, then: &Then, now_ms: i64) -> Reply {
         reply.set_header(header::LOCATION, location.clone());
     }
     let retry_after = then.retry_after.clone().or_else(|| then.retry_after_s.map(|seconds| seconds.to_string()));
-    let retry_after = retry_after.or_else(|| then.retry_after_date_s.map(|ahead| http_date(now_ms + ahead * 1000)));
+    let retry_after = retry_after
+        .or_else(|| then.retry_after_date_s.map(|ahead| http_date(now_ms.saturating_add(ahead.saturating_mul(1000)))));
     if let Some(value) = retry_after {
         reply.set_header(header::RETRY_AFTER, value);
     }

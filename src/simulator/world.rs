@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     audit::AuditTrail,
-    callbacks::Callbacks,
+    callbacks::{self, Callbacks},
     channels, crm,
     documents::{Document, Documents, Kind},
     effects::{Effect, Effects},
@@ -108,9 +108,15 @@ impl World {
     pub(crate) fn handle(&mut self, call: &Call<'_>) -> Handled {
         let key = call.idempotency_key.filter(|_| call.method != Method::GET);
         let honoured = key.filter(|_| call.settings.honour_idempotency_keys);
+        // Every delivery is kept. A receiver knows a repeat by its id alone: the body is not compared.
+        let is_callback = *call.route == Route::Callback && call.method == Method::POST;
+        let fingerprint = if is_callback { 0 } else { call.fingerprint };
+        if is_callback {
+            self.callbacks.keep(call);
+        }
         let scope = honoured.map(|key| Idempotency::scope(call.tenant, call.method.as_str(), call.path, key));
         if let Some(scope) = &scope {
-            match self.idempotency.look_up(scope, call.fingerprint) {
+            match self.idempotency.look_up(scope, fingerprint) {
                 Known::No => {}
                 Known::Replay(reply) => {
                     let reply = reply.with_header(HeaderName::from_static("idempotent-replayed"), "true");
@@ -134,7 +140,7 @@ impl World {
                 self.effects.apply(call.tenant, effect, key, call.fingerprint, call.now_ms);
             }
             if let Some(scope) = scope {
-                self.idempotency.store(scope, call.fingerprint, reply.clone());
+                self.idempotency.store(scope, fingerprint, reply.clone());
             }
         }
         Handled { reply, applied, replayed: false }
@@ -158,7 +164,7 @@ impl World {
             ("POST", Route::Threads) => crm::create(self, call),
             ("GET", Route::Thread(id)) => crm::get(self, call, id),
             ("PATCH", Route::Thread(id)) => crm::patch(self, call, id),
-            ("POST", Route::Callback) => self.callbacks.receive(call),
+            ("POST", Route::Callback) => callbacks::received(call),
             (_, Route::BadId) => {
                 Reply::error(400, "invalid_id", "ids are 1 to 128 characters of A-Z, a-z, 0-9, _ and -").into()
             }
