@@ -20,34 +20,49 @@ exception when data_exception then
     return null;
 end $$;
 
--- What is wrong with the arguments of one job, or null. One function, so that enqueue and enqueue_many agree.
+-- What is wrong with the arguments of one job, or null. One function, so that enqueue and enqueue_many agree. Not in
+-- language sql: that costs 7 us a row where it is not inlined, and this costs 2 (batches of 1,000).
 create function backhaul.job_problem(
     k backhaul.kinds, kind text, payload jsonb, tenant text, idempotency_key text, priority text,
     run_at timestamptz, ordering_key text, max_attempts integer, deadline timestamptz, traceparent text
-) returns text language sql stable as $$
-    select case
-        when kind is null then 'invalid_argument: kind is missing'
-        when k.kind is null then 'unknown_kind: ' || left(kind, 64)
-        when payload is null then 'payload_not_object: payload is missing'
-        when jsonb_typeof(payload) <> 'object' then 'payload_not_object: payload is ' || jsonb_typeof(payload)
-        when octet_length(payload::text) > k.payload_bytes_max
-            then 'payload_too_large: ' || octet_length(payload::text) || ' bytes, at most ' || k.payload_bytes_max
-        when tenant is null or tenant !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$'
-            then 'invalid_argument: tenant must be 1 to 64 of letters, digits, dot, hyphen and underscore'
-        when octet_length(idempotency_key) not between 1 and 256
-            then 'invalid_argument: idempotency_key must have 1 to 256 bytes'
-        when priority is null or backhaul.priority_rank(priority) is null
-            then 'invalid_argument: priority must be critical, high, normal, low or backfill'
-        when octet_length(ordering_key) not between 1 and 512
-            then 'invalid_argument: ordering_key must have 1 to 512 bytes'
-        when max_attempts not between 1 and 1000 then 'invalid_argument: max_attempts must be 1 to 1000'
-        when run_at > clock_timestamp() + interval '5 years' or run_at < '2000-01-01'
-            then 'invalid_argument: run_at must lie within five years from now'
-        when deadline <= coalesce(run_at, clock_timestamp()) then 'invalid_argument: deadline must be later than run_at'
-        when traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'
-            then 'invalid_argument: traceparent must be a W3C trace context'
-    end
-$$;
+) returns text
+language plpgsql stable
+-- No search_path of its own, which would cost as much again: both callers have fixed theirs, and nobody else may call.
+as $$
+declare
+    v_bytes integer;
+begin
+    if kind is null then
+        return 'invalid_argument: kind is missing';
+    elsif k.kind is null then
+        return 'unknown_kind: ' || left(kind, 64);
+    elsif payload is null then
+        return 'payload_not_object: payload is missing';
+    elsif jsonb_typeof(payload) <> 'object' then
+        return 'payload_not_object: payload is ' || jsonb_typeof(payload);
+    elsif tenant is null or tenant !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$' then
+        return 'invalid_argument: tenant must be 1 to 64 of letters, digits, dot, hyphen and underscore';
+    elsif priority is null or priority not in ('critical', 'high', 'normal', 'low', 'backfill') then
+        return 'invalid_argument: priority must be critical, high, normal, low or backfill';
+    elsif octet_length(idempotency_key) not between 1 and 256 then
+        return 'invalid_argument: idempotency_key must have 1 to 256 bytes';
+    elsif octet_length(ordering_key) not between 1 and 512 then
+        return 'invalid_argument: ordering_key must have 1 to 512 bytes';
+    elsif max_attempts not between 1 and 1000 then
+        return 'invalid_argument: max_attempts must be 1 to 1000';
+    elsif run_at > clock_timestamp() + interval '5 years' or run_at < '2000-01-01' then
+        return 'invalid_argument: run_at must lie within five years from now';
+    elsif deadline <= coalesce(run_at, clock_timestamp()) then
+        return 'invalid_argument: deadline must be later than run_at';
+    elsif traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' then
+        return 'invalid_argument: traceparent must be a W3C trace context';
+    end if;
+    v_bytes := octet_length(payload::text);
+    if v_bytes > k.payload_bytes_max then
+        return 'payload_too_large: ' || v_bytes || ' bytes, at most ' || k.payload_bytes_max;
+    end if;
+    return null;
+end $$;
 
 -- The ordering key that the kind reads from the payload: the same for every producer, lower-cased because
 -- platforms compare UUIDs without case.
