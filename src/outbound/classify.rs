@@ -1,5 +1,8 @@
 //! What an outcome means for the job: one pure function, and the switches of it that profiles set.
 
+#[cfg(test)]
+mod tests;
+
 use chrono::{DateTime, Utc};
 
 use crate::{
