@@ -13,7 +13,7 @@ pub mod settings;
 mod write;
 
 use backhaul_engine::{Done, Failure, Job, JobContext, JobInfo};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -32,6 +32,9 @@ use crate::{
 
 /// Longest chain of de-duplications that is followed.
 const SURVIVORS_MAX: usize = 16;
+
+/// Pause between two looks at data that the server accepted for later.
+const CONFIRM_PAUSE: TimeDelta = TimeDelta::seconds(10);
 
 /// The job. It holds the payload as it was enqueued: a wrong one is refused with everything that is wrong with it, and
 /// its refusal is audited, which needs a job to run.
@@ -244,12 +247,11 @@ impl Attempt<'_> {
 
     /// Waits until a write that was accepted for later shows. Never sends it again.
     async fn confirm(&self, ctx: &mut JobContext) -> Result<(), Failure> {
+        let look_again = ctx.now() + CONFIRM_PAUSE;
         ctx.step("confirm", |key| async move {
             if !self.writer(&key).shows().await? {
-                return Err(Failure::transient(
-                    "profile_update_pending",
-                    "the server accepted the data for later and the profile does not show it yet",
-                ));
+                let message = "the server accepted the data for later and the profile does not show it yet";
+                return Err(Failure::snoozed(look_again, "profile_update_pending", message));
             }
             let trail = Trail::new("profile.enrichment_confirmed", &self.job, &self.target, "confirm", "SUCCESS");
             Ok(Done::new(()).audit(self.facts.add_to(trail).event()))

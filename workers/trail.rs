@@ -71,6 +71,7 @@ impl Trail {
             Failure::Permanent(cause) => ("permanent", Some(cause)),
             Failure::Transient { cause, .. } => ("transient", Some(cause)),
             Failure::Throttled { cause, .. } => ("throttled", Some(cause)),
+            Failure::Snoozed { cause, .. } => ("snoozed", Some(cause)),
             Failure::Conflict { .. } => ("conflict", None),
             Failure::LeaseLost => ("lease_lost", None),
         };
@@ -93,7 +94,7 @@ pub fn ends_job(failure: &Failure, job: &JobInfo) -> bool {
     match failure {
         Failure::Permanent(_) | Failure::Conflict { .. } => true,
         Failure::Transient { .. } => job.attempt.saturating_add(1) >= job.max_attempts,
-        Failure::Throttled { .. } | Failure::LeaseLost => false,
+        Failure::Throttled { .. } | Failure::Snoozed { .. } | Failure::LeaseLost => false,
     }
 }
 

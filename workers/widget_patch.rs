@@ -11,6 +11,7 @@ pub mod settings;
 mod write;
 
 use backhaul_engine::{Done, Failure, Job, JobContext, JobInfo};
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -30,6 +31,9 @@ use crate::{
     problem::Problems,
     trail::{Trail, ends_job},
 };
+
+/// Pause between two looks at a change that the gateway accepted for later.
+const CONFIRM_PAUSE: TimeDelta = TimeDelta::seconds(10);
 
 /// The job. It holds the payload as it was enqueued: a wrong one is refused with everything that is wrong with it, and
 /// its refusal is audited, which needs a job to run.
@@ -182,15 +186,13 @@ async fn confirm(
     request: &Request,
     applied: Applied,
 ) -> Result<Applied, Failure> {
-    let job = ctx.job().clone();
+    let (job, look_again) = (ctx.job().clone(), ctx.now() + CONFIRM_PAUSE);
     let id = &request.configuration_id;
     ctx.step("confirm", |_| async {
         let (snapshot, exchange) = widgets.read(id).await?;
         if !holds(&snapshot.document, &request.patch) {
-            return Err(Failure::transient(
-                "widget_update_pending",
-                "the gateway accepted the change for later and does not show it yet",
-            ));
+            let message = "the gateway accepted the change for later and does not show it yet";
+            return Err(Failure::snoozed(look_again, "widget_update_pending", message));
         }
         let trail = Trail::new("widget.confirmed", &job, id, "confirm", "updated")
             .exchange(&exchange)
