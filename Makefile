@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 BACKHAUL := target/debug/backhaul
-# The tests' own Postgres: created at the first use, stopped when they end.
-TEST_CLUSTER := target/test-cluster
+# The tests' own Postgres: created at the first use, stopped and removed when they end, also when they fail.
+TEST_CLUSTER := target/tmp/cluster
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fmt db-stop postgres
@@ -17,7 +17,9 @@ demo: postgres ## Run everything once against simulated upstreams, and show what
 	@exec $(BACKHAUL) demo
 
 test: postgres ## Run all tests, starting what they need
-	@trap '[ ! -x $(BACKHAUL) ] || $(BACKHAUL) db stop --dir $(TEST_CLUSTER) >/dev/null 2>&1' EXIT; \
+	@end() { if [ -x $(BACKHAUL) ] && $(BACKHAUL) db stop --dir $(TEST_CLUSTER) >/dev/null; then rm -rf $(TEST_CLUSTER); fi; }; \
+	trap end EXIT; \
+	if [ -n "$$DATABASE_URL" ]; then export BACKHAUL_TEST_DATABASE_URL="$$DATABASE_URL"; fi; \
 	$(CARGO) test --workspace
 
 lint: ## Check formatting and lints

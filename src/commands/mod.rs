@@ -5,6 +5,8 @@ mod completions;
 mod database;
 mod db;
 mod dead;
+#[cfg(feature = "demo")]
+mod demo;
 mod doctor;
 mod enqueue;
 pub(crate) mod exit;
@@ -14,7 +16,13 @@ mod migrate;
 mod outbox;
 mod session;
 mod settings;
+#[cfg(feature = "demo")]
+mod simulate;
+#[cfg(feature = "demo")]
+mod simulated_profiles;
+mod stop;
 mod table;
+mod work;
 
 use std::{env, future::Future, path::PathBuf, time::Duration};
 
@@ -52,7 +60,10 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
     Migrate(migrate::Migrate),
+    Work(work::Work),
     Enqueue(enqueue::Enqueue),
     Backfill(backfill::Backfill),
     #[command(subcommand)]
@@ -61,6 +72,8 @@ enum Command {
     Dead(dead::Dead),
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    #[cfg(feature = "demo")]
+    Simulate(simulate::Simulate),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Db(db::Db),
@@ -77,6 +90,11 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Settings(command) => settings::run(&session, &command),
         Command::Completions(command) => completions::run(&command),
         Command::Migrate(command) => on_runtime(&session, "migrate", migrate::run(&session, command)),
+        Command::Work(command) => on_runtime(&session, "work", work::run(&session, command)),
+        #[cfg(feature = "demo")]
+        Command::Demo(command) => on_runtime(&session.quiet(), "demo", demo::run(&session, command)),
+        #[cfg(feature = "demo")]
+        Command::Simulate(command) => on_runtime(&session, "simulate", simulate::run(command)),
         Command::Enqueue(command) => on_runtime(&session, "enqueue", enqueue::run(&session, command)),
         Command::Backfill(command) => on_runtime(&session, "backfill", backfill::run(&session, command)),
         Command::Jobs(command) => on_runtime(&session, "jobs", jobs::run(&session, command)),

@@ -34,6 +34,14 @@ impl Session {
         Ok(Self { settings })
     }
 
+    /// The same settings, with no log lines between what the command prints itself.
+    #[cfg(feature = "demo")]
+    pub(crate) fn quiet(&self) -> Self {
+        let mut settings = self.settings.clone();
+        "warn".clone_into(&mut settings.telemetry.log);
+        Self { settings }
+    }
+
     /// The private cluster of these settings.
     pub(crate) fn cluster(&self) -> Cluster {
         Cluster::new(&self.settings.cluster.dir, self.settings.cluster.bin_dir.as_deref())

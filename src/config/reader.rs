@@ -67,6 +67,11 @@ impl<'a> Reader<'a> {
         found.unwrap_or_default()
     }
 
+    /// True or false.
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        self.choice(key, &[("true", true), ("false", false)])
+    }
+
     /// A list of words: an array in a file, words with commas between them in the environment.
     pub(super) fn words(&mut self, key: &'static str) -> Vec<String> {
         let Some(value) = self.value(key) else {

@@ -26,7 +26,7 @@ impl DatabaseSection {
             url: None,
             pool_max: reader.number("database.pool_max", 2..=200),
             connect_timeout: Duration::from_secs(reader.number("database.connect_timeout_s", 1..=300)),
-            pooler: reader.choice("database.pooler", &[("true", true), ("false", false)]),
+            pooler: reader.flag("database.pooler"),
         };
         if let Some(url) = reader.optional_text("database.url")
             && let Err(problem) = section.set_url(&url)
@@ -124,6 +124,19 @@ pub(crate) struct ProfilesSection {
 impl ProfilesSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self { dir: reader.text("profiles.dir").into() }
+    }
+}
+
+/// `[storage]`
+#[derive(Debug, Clone)]
+pub(crate) struct StorageSection {
+    /// Whether the database's storage is encrypted.
+    pub(crate) encrypted: bool,
+}
+
+impl StorageSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self { encrypted: reader.flag("storage.encrypted") }
     }
 }
 

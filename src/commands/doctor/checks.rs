@@ -182,7 +182,7 @@ async fn workers(pool: &PgPool) -> Result<Finding> {
             "select count(*) as alive, coalesce(sum(concurrency), 0) as slots,
                     count(*) filter (where clock_timestamp() - heartbeat_at > interval '{SILENCE_S_MAX} s') as silent,
                     (select string_agg(k.kind, ', ' order by k.kind) from backhaul.kinds k
-                     where not exists (select from backhaul.workers w where k.kind = any (w.kinds))) as orphaned
+                     where not exists (select from backhaul.workers w where k.kind || '@' || k.version = any (w.kinds))) as orphaned
              from backhaul.workers"
         ),
     )
@@ -215,11 +215,7 @@ async fn lanes(pool: &PgPool) -> Result<Finding> {
     let text = format!("{} ready, {} running, {} dead", found["ready"], found["running"], found["dead"]);
     let paused = found["paused"].as_i64().unwrap_or(0);
     Ok(if paused > 0 {
-        Finding::warning(
-            "queue",
-            format!("{text}; {paused} pauses hold work back"),
-            "select * from backhaul.pauses",
-        )
+        Finding::warning("queue", format!("{text}; {paused} pauses hold work back"), "select * from backhaul.pauses")
     } else {
         Finding::ok("queue", text)
     })
