@@ -1,16 +1,20 @@
 #![doc = include_str!("README.md")]
 
 pub mod api;
+pub mod crm_sync;
 pub mod css;
 pub mod depth;
 pub mod enrichment;
 pub mod env;
 pub mod fields;
 pub mod freshness;
+pub mod handshake;
 pub mod keyed_hash;
 pub mod merge;
+pub mod origins;
 pub mod personal_data;
 pub mod pointer;
+pub mod probe;
 pub mod problem;
 pub mod safe_text;
 pub mod trail;
@@ -26,6 +30,7 @@ use backhaul_engine::{KindSpec, Registry};
 macro_rules! for_each_kind {
     ($call:ident) => {
         $call! {
+            crm_sync::CrmSync,
             enrichment::Enrichment,
             widget_patch::WidgetPatch,
         }

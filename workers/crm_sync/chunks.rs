@@ -1,5 +1,6 @@
 //! One delta as a row of bounded requests, each with a key that names exactly its body.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -10,7 +11,7 @@ use super::{
 };
 
 /// One request's share of a delta.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Chunk {
     /// At most the profile's `chunk` changes.
     pub messages: Vec<Change>,

@@ -60,6 +60,22 @@ pub fn fetched(body: &Value, settings: &CrmSyncSettings, fetched_at: DateTime<Ut
     reader.finish(thread)
 }
 
+/// Reads a request to reconcile, `{threadId, reconcile: true}`.
+///
+/// # Errors
+/// Lists everything that is wrong.
+pub fn reconcile(payload: &Value, settings: &CrmSyncSettings) -> Result<String, Refusal> {
+    let mut reader = Reader { settings, refusal: Refusal::default() };
+    if payload.get("reconcile") != Some(&Value::Bool(true)) {
+        reader.problem(&Place::Root.member("reconcile"), "must be true, or be left out for an event");
+    }
+    if payload.get("data").is_some() {
+        reader.problem(&Place::Root.member("data"), "has no meaning beside reconcile");
+    }
+    let id = reader.thread_id(payload.get("threadId"), &Place::Root.member("threadId"));
+    reader.finish(id)
+}
+
 /// Checks a thread id by itself, and puts a UUID into lower case.
 ///
 /// # Errors
@@ -94,7 +110,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn problem(&mut self, at: &Place<'_>, why: impl Into<String>) {
-        self.refusal.add("thread_invalid", at, why);
+        self.refusal.add("invalid_payload", at, why);
     }
 
     fn fail(mut self, at: &Place<'_>, why: &str) -> Refusal {
@@ -214,7 +230,11 @@ impl Reader<'_> {
             let why = "is not CUSTOMER, AGENT, SYSTEM or a role that the profile maps ([kinds.crm-sync.roles])";
             self.refusal.add("thread_role_unmapped", &at.member("role"), why);
         }
-        let name = self.short(item, "name", at);
+        // The CRM holds names as text: a name that the source took back is no name, and is not sent.
+        let name = match self.short(item, "name", at) {
+            Told::Null => Told::Nothing,
+            told => told,
+        };
         let platform_id = self.short(item, "platformId", at);
         Some(Participant { id: id?, role: role?, name, platform_id })
     }

@@ -61,7 +61,7 @@ fn times_are_normalised_to_utc() {
 #[test]
 fn messages_are_ordered_by_time_and_id() {
     for bad in [json!("bad"), json!("2026-01-02"), json!(1_767_340_800), json!(null), json!("2026-01-02T09:00:00")] {
-        assert_eq!(refused(&with("/data/messages/0/timestamp", bad)).code(), "thread_invalid");
+        assert_eq!(refused(&with("/data/messages/0/timestamp", bad)).code(), "invalid_payload");
     }
     let message = |id: &str, at: &str| json!({"id": id, "text": "t", "timestamp": at, "authorId": "p1"});
     let list = json!([
@@ -98,7 +98,7 @@ fn roles_are_mapped_and_ids_follow_the_pattern() {
     let plain = with("/data/threadId", json!("thread_1"));
     assert_eq!(read(&plain).id, "thread_1");
     let uuids = CrmSyncSettings { id_pattern: IdPattern::Uuid, ..settings() };
-    assert_eq!(event(&plain, &uuids).expect_err("not a UUID").code(), "thread_invalid");
+    assert_eq!(event(&plain, &uuids).expect_err("not a UUID").code(), "invalid_payload");
     assert!(event(&envelope(), &uuids).is_ok());
 }
 
@@ -106,7 +106,7 @@ fn roles_are_mapped_and_ids_follow_the_pattern() {
 #[test]
 fn hostile_thread_ids_are_refused() {
     for bad in ["..%2F..%2F..%2Fwebhooks", "../x", "a/b", "", "a b", "a\n", "é", &"x".repeat(129)] {
-        assert_eq!(refused(&with("/data/threadId", json!(bad))).code(), "thread_invalid", "{bad:?}");
+        assert_eq!(refused(&with("/data/threadId", json!(bad))).code(), "invalid_payload", "{bad:?}");
         assert!(thread_id(bad, &settings()).is_err());
     }
     for bad in [json!(null), json!(7), json!({})] {
@@ -164,14 +164,16 @@ fn direction_and_platform_id_are_forwarded() {
     refused(&with("/data/messages/0/direction", json!("SIDEWAYS")));
 }
 
-/// Covers row 193: a missing name is not sent, a null name is.
+/// Covers row 193: a missing name is not sent, and neither is null, which the CRM does not take.
 #[test]
 fn names_are_never_invented() {
     let mut nameless = envelope();
     nameless["data"]["participants"][0].as_object_mut().expect("a participant").remove("name");
     let wire = |envelope: &Value| read(envelope).participants.expect("participants")[0].wire();
     assert_eq!(wire(&nameless).get("name"), None);
-    assert_eq!(wire(&with("/data/participants/0/name", json!(null))).get("name"), Some(&Value::Null));
+    assert_eq!(wire(&with("/data/participants/0/name", json!(null))).get("name"), None);
+    let platform = with("/data/participants/0/platformId", json!(null));
+    assert_eq!(wire(&platform).get("platformId"), Some(&Value::Null));
 }
 
 /// Covers row 200: of several items with one id the last counts.
@@ -204,7 +206,7 @@ fn every_problem_is_told_without_its_value() {
     let refusal = refused(&envelope);
     let told = refusal.to_string();
     assert_eq!(refusal.problems().list().len(), 3);
-    assert_eq!(refusal.code(), "thread_invalid", "problems of several sorts have the general code");
+    assert_eq!(refusal.code(), "invalid_payload", "problems of several sorts have the general code");
     assert!(told.contains("/data/messages/0/authorId") && !told.to_lowercase().contains("secret"), "{told}");
     envelope = self::envelope();
     envelope["event"] = json!("THREAD_DELETED");

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use chrono::DateTime;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Items of a record by id.
 pub type Items = HashMap<String, Value>;
 
 /// A thread in the CRM.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Record {
     /// Messages by id, as the CRM shows them; `None` where it does not show them.
     pub messages: Option<Items>,
@@ -20,6 +21,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// What stands where there is no thread.
+    pub fn absent() -> Self {
+        Self { messages: Some(Items::new()), participants: Some(Items::new()), rest: Map::new() }
+    }
+
     /// Reads the body of a GET.
     ///
     /// # Errors

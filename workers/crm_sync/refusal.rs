@@ -21,9 +21,9 @@ pub(crate) enum Place<'a> {
 
 impl Refusal {
     /// The failure code: `thread_event_unknown`, `thread_role_unmapped` or `thread_text_too_long` where all problems
-    /// are of that sort, else `thread_invalid`.
+    /// are of that sort, else `invalid_payload`.
     pub fn code(&self) -> &'static str {
-        self.code.unwrap_or("thread_invalid")
+        self.code.unwrap_or("invalid_payload")
     }
 
     /// The problems, each with its JSON pointer.
@@ -37,7 +37,7 @@ impl Refusal {
 
     pub(crate) fn add(&mut self, code: &'static str, at: &Place<'_>, why: impl Into<String>) {
         self.code = match self.code {
-            Some(known) if known != code => Some("thread_invalid"),
+            Some(known) if known != code => Some("invalid_payload"),
             _ => Some(code),
         };
         self.problems.add(&at.pointer(), why);

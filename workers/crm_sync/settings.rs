@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use backhaul_outbound::Profile;
 use serde::{Deserialize, Serialize};
 
+/// The table's name below `[kinds]`.
+const SECTION: &str = "crm-sync";
 /// Most messages of one thread that are taken, whatever the profile says. The difference of two such threads is
 /// computed in well under a second.
 pub const MESSAGES_MAX: usize = 50_000;
@@ -77,23 +80,34 @@ impl Default for CrmSyncSettings {
 }
 
 impl CrmSyncSettings {
-    /// Checks what types cannot say.
+    /// The settings of a tenant; the defaults where its profile says nothing about threads.
     ///
     /// # Errors
-    /// Names the member that is wrong and what it may hold.
-    pub fn check(&self) -> Result<(), String> {
+    /// Everything that is wrong with the table, one line each.
+    pub fn of(profile: &Profile) -> Result<Self, Vec<String>> {
+        let settings: Self = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
+        let problems = settings.problems();
+        if problems.is_empty() {
+            return Ok(settings);
+        }
+        Err(problems.iter().map(|problem| format!("{}: kinds.{SECTION}.{problem}", profile.tenant)).collect())
+    }
+
+    /// Everything that is wrong with the settings and that types cannot say.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         if !(1..=100_000).contains(&self.text_units_max) {
-            return Err(format!("text_units_max is {}; it may be 1 to 100000", self.text_units_max));
+            problems.push(format!("text_units_max: {} is not from 1 to 100000", self.text_units_max));
         }
         if !(1..=1_000).contains(&self.chunk) {
-            return Err(format!("chunk is {}; it may be 1 to 1000", self.chunk));
+            problems.push(format!("chunk: {} is not from 1 to 1000", self.chunk));
         }
         for (member, status) in [("merged_status", &self.merged_status), ("reopened_status", &self.reopened_status)] {
             if status.is_empty() || status.len() > 64 {
-                return Err(format!("{member} must have 1 to 64 bytes"));
+                problems.push(format!("{member}: must have 1 to 64 bytes"));
             }
         }
-        Ok(())
+        problems
     }
 
     /// The CRM's role for a source's role: the profile's map first, then the three names that map to themselves.
@@ -115,5 +129,24 @@ impl Role {
             Self::Agent => "AGENT",
             Self::System => "SYSTEM",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_mistakes_are_listed() {
+        assert_eq!(CrmSyncSettings::default().problems(), Vec::<String>::new());
+        let settings =
+            CrmSyncSettings { text_units_max: 0, chunk: 0, merged_status: String::new(), ..CrmSyncSettings::default() };
+        assert_eq!(settings.problems().len(), 3);
+        let read: CrmSyncSettings = serde_json::from_value(serde_json::json!({
+            "id_pattern": "uuid", "roles": {"BOT": "SYSTEM"}, "over_length": "truncate"}))
+        .expect("settings");
+        assert_eq!(read.role("BOT"), Some(Role::System));
+        assert_eq!(read.role("customer"), None, "roles are compared as they are written");
+        assert!(serde_json::from_value::<CrmSyncSettings>(serde_json::json!({"role": {}})).is_err());
     }
 }

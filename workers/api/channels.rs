@@ -1,0 +1,170 @@
+//! Genesys webchat channels and the webhooks that watch them.
+
+use backhaul_engine::Failure;
+use backhaul_outbound::{Call, Method, Reply};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    failure::Trouble,
+    precondition::Standing,
+    session::{Exchange, Session},
+};
+
+/// Most webhooks of one listing that are looked at.
+const WEBHOOKS_MAX: usize = 1_000;
+/// This client's names for general codes of the channel endpoints.
+const CHANNEL_NAMES: &[(&str, &str)] =
+    &[("not_found", "channel_not_found"), ("gone", "channel_not_found"), ("rejected", "channel_rejected")];
+/// This client's names for general codes of the webhook endpoints.
+const WEBHOOK_NAMES: &[(&str, &str)] = &[
+    ("not_found", "health_webhook_refused"),
+    ("gone", "health_webhook_refused"),
+    ("rejected", "health_webhook_refused"),
+];
+
+/// A channel as it was read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Channel {
+    /// The document, without its version: that is no content.
+    pub document: Map<String, Value>,
+    /// The marks of its state.
+    pub standing: Standing,
+}
+
+/// The client.
+#[derive(Clone)]
+pub struct Channels<'e> {
+    session: Session<'e>,
+}
+
+impl<'e> Channels<'e> {
+    /// A client over `session`, whose provider is Genesys.
+    pub fn new(session: Session<'e>) -> Self {
+        Self { session }
+    }
+
+    /// Reads a channel; `None` where there is none.
+    pub async fn read(&self, id: &str) -> Result<Option<Channel>, Trouble> {
+        match self.session.call(Call::get("channel", "channels").params(&[("channelId", id)])).await {
+            Ok(reply) => Ok(Some(channel(&reply)?)),
+            Err(trouble) if trouble.is_not_found() => Ok(None),
+            Err(trouble) => Err(trouble.named(CHANNEL_NAMES)),
+        }
+    }
+
+    /// The id of the channel that was created under `external_id`, if any.
+    pub async fn find(&self, external_id: &str) -> Result<Option<String>, Trouble> {
+        let query = [("externalId", external_id)];
+        let call = Call::get("channels", "channels").query(&query);
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CHANNEL_NAMES))?;
+        let listing: Value = json(&reply, "channel_reply_unusable")?;
+        let channels = listing.get("entities").or(Some(&listing)).and_then(Value::as_array);
+        let found = channels.into_iter().flatten().find(|channel| {
+            // A listing that ignores the filter shows other channels too.
+            channel.get("externalId").and_then(Value::as_str) == Some(external_id)
+        });
+        Ok(found.and_then(id_of))
+    }
+
+    /// Creates a channel; answers its id.
+    pub async fn create(&self, document: &Map<String, Value>, key: &str) -> Result<(String, Exchange), Trouble> {
+        let body = Value::Object(document.clone());
+        let mut call = Call::new(Method::POST, "channels", "channels").json(&body);
+        call.headers.extend(self.session.idempotency(key, true)?);
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CHANNEL_NAMES))?;
+        let created: Value = json(&reply, "channel_reply_unusable")?;
+        match id_of(&created) {
+            Some(id) => Ok((id, Exchange::of(&reply))),
+            None => Err(Failure::transient("channel_reply_unusable", "the created channel has no id").into()),
+        }
+    }
+
+    /// Replaces a channel on the condition that it still stands as it was read.
+    pub async fn put(
+        &self,
+        id: &str,
+        standing: &Standing,
+        document: &Map<String, Value>,
+        key: &str,
+    ) -> Result<(Standing, Exchange), Trouble> {
+        let mut body = document.clone();
+        let condition = standing.condition(self.session.provider().occ.mode, &mut body)?;
+        let body = Value::Object(body);
+        let params = [("channelId", id)];
+        let mut call = Call::new(Method::PUT, "channel", "channels").params(&params).json(&body);
+        call.headers.extend(condition);
+        call.headers.extend(self.session.idempotency(key, false)?);
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CHANNEL_NAMES))?;
+        let document: Value = reply.json().unwrap_or_default();
+        Ok((Standing::of(&reply, &document), Exchange::of(&reply)))
+    }
+
+    /// The webhook of that name, as the upstream shows it.
+    pub async fn webhook(&self, name: &str) -> Result<Option<Value>, Trouble> {
+        let call = Call::get("webhooks", "webhooks");
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(WEBHOOK_NAMES))?;
+        let listing: Value = json(&reply, "health_webhook_reply_unusable")?;
+        let webhooks = listing.get("entities").or(Some(&listing)).and_then(Value::as_array);
+        let found = webhooks.into_iter().flatten().take(WEBHOOKS_MAX).find(|webhook| webhook["name"] == name);
+        Ok(found.cloned())
+    }
+
+    /// Registers a webhook; a name that is taken is a conflict.
+    pub async fn register_webhook(&self, body: &Value, key: &str) -> Result<Exchange, Trouble> {
+        let mut call = Call::new(Method::POST, "webhooks", "webhooks").json(body);
+        call.headers.extend(self.session.idempotency(key, true)?);
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(WEBHOOK_NAMES))?;
+        Ok(Exchange::of(&reply))
+    }
+
+    /// Makes a webhook say what `body` says.
+    pub async fn repair_webhook(&self, standing: &Value, body: &Value, key: &str) -> Result<Exchange, Trouble> {
+        let Some(id) = id_of(standing) else {
+            return Err(Failure::permanent("health_webhook_refused", "the webhook in the listing has no id").into());
+        };
+        let mut body = body.clone();
+        if let Some(version) = standing.get("version") {
+            body["version"] = version.clone();
+        }
+        // Putting the same registration twice leaves one registration.
+        let params = [("webhookId", id.as_str())];
+        let mut call = Call::new(Method::PUT, "webhook", "webhooks").params(&params).json(&body).replay_safe();
+        call.headers.extend(self.session.idempotency(key, false)?);
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(WEBHOOK_NAMES))?;
+        Ok(Exchange::of(&reply))
+    }
+}
+
+fn channel(reply: &Reply) -> Result<Channel, Trouble> {
+    let document: Value = json(reply, "channel_reply_unusable")?;
+    let standing = Standing::of(reply, &document);
+    let Value::Object(mut document) = document else {
+        let failure = Failure::transient("channel_reply_unusable", "the reply to a read is no object");
+        return Err(failure.with_status(reply.status).into());
+    };
+    document.remove("version");
+    Ok(Channel { document, standing })
+}
+
+fn id_of(value: &Value) -> Option<String> {
+    value.get("id").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn json(reply: &Reply, code: &'static str) -> Result<Value, Trouble> {
+    Ok(reply.json().map_err(|error| Failure::transient(code, error).with_status(reply.status))?)
+}
+
+/// The registration that has a channel's health reported to `address`. Its name is stable: a date in it would make a
+/// new webhook of every update.
+pub fn health_webhook(channel_id: &str, event: &str, address: &str) -> Value {
+    json!({
+        "name": format!("Webchat Health Monitor - {channel_id}"),
+        "enabled": true,
+        "event": event,
+        "address": address,
+        "method": "POST",
+        "filter": "channelType:webchat",
+        "headers": {"Content-Type": "application/json", "X-Webchat-Health": "true"},
+    })
+}
