@@ -16,6 +16,8 @@ mod job;
 mod maintenance;
 mod metrics;
 mod migrate;
+#[cfg(test)]
+mod model;
 mod pacing;
 mod reconnect;
 mod registry;
