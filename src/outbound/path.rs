@@ -149,7 +149,7 @@ mod tests {
             "a#b",
             "a;b",
         ] {
-            let (name, _) = fill(id).map_err(|(name, what)| (name, what)).unwrap_err();
+            let (name, _) = fill(id).unwrap_err();
             assert_eq!(name, "threadId", "{id:?}");
         }
         assert!(fill(&"a".repeat(129)).is_err());

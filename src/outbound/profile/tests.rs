@@ -1,5 +1,7 @@
 //! Profiles as people write them, with all their mistakes.
 
+mod shipped;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
