@@ -5,13 +5,14 @@
 //! gateway's cache; `callback` tells whoever asked. Each has tries of its own, and a later one that fails does not
 //! undo an earlier one: a change that is live stays reported as live.
 
+mod listeners;
 pub mod payload;
 pub mod plan;
 pub mod settings;
 mod write;
 
 use backhaul_engine::{Done, Failure, Job, JobContext, JobInfo};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -70,7 +71,8 @@ enum Stage {
     Read,
     Patch,
     Purge,
-    Callback,
+    /// With what became of the purge.
+    Callback(&'static str),
 }
 
 impl Job for WidgetPatch {
@@ -86,7 +88,7 @@ impl Job for WidgetPatch {
         if let Err(failure) = &outcome
             && ends_job(failure, ctx.job())
         {
-            let event = failed(ctx.job(), &self.claimed_id(), stage, failure).event();
+            let event = failed(ctx.job(), &self.claimed_id(), stage, failure, ctx.now()).event();
             ctx.audit(event);
         }
         outcome
@@ -117,9 +119,9 @@ impl WidgetPatch {
         if rules.purge {
             purge(ctx, &widgets, &request).await?;
         }
-        *stage = Stage::Callback;
+        let purged = if rules.purge { "completed" } else { "off" };
+        *stage = Stage::Callback(purged);
         if let Some(url) = &request.callback_url {
-            let purged = if rules.purge { "completed" } else { "off" };
             tell(ctx, env, &profile, &request, url, &applied, purged).await?;
         }
         Ok(())
@@ -251,64 +253,25 @@ async fn tell(
 }
 
 /// The event of a failure. What had been reached stays true: a callback that nobody takes leaves the change live.
-fn failed(job: &JobInfo, id: &str, stage: Stage, failure: &Failure) -> Trail {
+fn failed(job: &JobInfo, id: &str, stage: Stage, failure: &Failure, now: DateTime<Utc>) -> Trail {
     let (event_type, step, status) = match stage {
         Stage::Check => ("widget.failed", "check", "failed"),
         Stage::Read => ("widget.failed", "read", "failed"),
         Stage::Patch => ("widget.failed", "patch", "failed"),
         Stage::Purge => ("widget.purge_failed", "purge", "updated"),
-        Stage::Callback => ("widget.callback_failed", "callback", "updated"),
+        Stage::Callback(_) => ("widget.callback_failed", "callback", "updated"),
     };
+    // Every attempt checks the payload first, so that now is when it was found right or wrong.
+    let valid = failure.code() != "invalid_payload";
     let trail = Trail::new(event_type, job, id, step, status)
         .failure(failure)
-        .with("validation", json!({"isValid": !(stage == Stage::Check && failure.code() == "invalid_payload")}));
+        .with("validation", json!({"isValid": valid, "validatedAt": now.to_rfc3339()}));
     match stage {
         Stage::Check | Stage::Read | Stage::Patch => trail,
         Stage::Purge => trail.with("side_effects", json!({"purge": "failed", "callback": "not_sent"})),
-        Stage::Callback => trail.with("side_effects", json!({"purge": "completed", "callback": "failed"})),
+        Stage::Callback(purged) => trail.with("side_effects", json!({"purge": purged, "callback": "failed"})),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trail::test_job;
-
-    /// Covers row 57, row 58: a callback that fails for good is a failed callback of a live change.
-    #[test]
-    fn failed_callbacks_leave_the_change_live() {
-        let failure = Failure::transient("callback_failed", "500").with_status(500);
-        let event = failed(&test_job(), "cfg_1", Stage::Callback, &failure).event();
-        assert_eq!(event.event_type, "widget.callback_failed");
-        assert_eq!(event.data["status"], "updated");
-        assert_eq!(event.data["side_effects"], json!({"purge": "completed", "callback": "failed"}));
-    }
-
-    /// Covers row 62: a refused payload has its validation in the trail, and no part of itself.
-    #[test]
-    fn refused_payloads_are_audited() {
-        let job = WidgetPatch::new(json!({"configurationId": "a/b", "theme": {"primary": "<script>"}}));
-        let problems = job.check(&Rules::default()).expect_err("it is wrong twice");
-        let failure = Failure::permanent("invalid_payload", problems);
-        let event = failed(&test_job(), &job.claimed_id(), Stage::Check, &failure).event();
-        assert_eq!(event.subject, "unknown");
-        assert_eq!(event.data["validation"]["isValid"], false);
-        assert_eq!(event.data["error"]["code"], "invalid_payload");
-        assert!(!event.data.to_string().contains("<script>"));
-    }
-
-    /// Covers row 41: the payload's id is the only one there is; it names the path, the body and the ordering key.
-    #[test]
-    fn the_payload_is_kept_as_it_was_enqueued() {
-        let text = r##"{"configurationId":"cfg_1","theme":{"primary":"#fff"}}"##;
-        let job: WidgetPatch = serde_json::from_str(text).expect("any JSON is a job");
-        assert_eq!(serde_json::to_string(&job).expect("a job is JSON"), text);
-        assert_eq!(WidgetPatch::ORDERING_KEY, Some(&["configurationId"][..]));
-    }
-
-    #[test]
-    fn weak_and_strong_tags_of_one_document_are_equal() {
-        assert_eq!(opaque("W/\"a\""), opaque("\"a\""));
-        assert_ne!(opaque("\"a\""), opaque("\"b\""));
-    }
-}
+mod tests;

@@ -17,6 +17,9 @@ use crate::{
 /// Labels by JSON pointer, as audit events carry them. Neither holds a value.
 pub type Labels = BTreeMap<String, BTreeSet<Label>>;
 
+/// Most pointers in an audit event; the labels of further places stand together under `/…`.
+const POINTERS_MAX: usize = 200;
+
 /// The members of a payload that are searched. The profile id is a UUID, the strategy a known word.
 const SEARCHED: [&str; 3] = ["attributes", "tags", "sourceSystem"];
 
@@ -33,10 +36,19 @@ pub struct Cleared {
 /// of a refused job tells its labels too.
 pub fn labels(payload: &Value) -> Labels {
     let mut labels = Labels::new();
+    let mut rest = BTreeSet::new();
     let searched: Map<String, Value> =
         SEARCHED.iter().filter_map(|name| Some(((*name).to_owned(), payload.get(*name)?.clone()))).collect();
     for finding in personal_data::scan(&Value::Object(searched)) {
-        labels.entry(finding.pointer.as_str().to_owned()).or_default().insert(finding.span.label);
+        let pointer = finding.pointer.as_str();
+        if labels.len() < POINTERS_MAX || labels.contains_key(pointer) {
+            labels.entry(pointer.to_owned()).or_default().insert(finding.span.label);
+        } else {
+            rest.insert(finding.span.label);
+        }
+    }
+    if !rest.is_empty() {
+        labels.insert("/…".to_owned(), rest);
     }
     labels
 }
@@ -114,6 +126,15 @@ mod tests {
             serde_json::to_value(labels(&json!({"attributes": request.attributes}))).expect("labels are JSON"),
             json!({"/attributes/email": ["EMAIL", "PHONE"], "/attributes/note": ["SSN"]})
         );
+    }
+
+    /// An audit event stays small whatever the payload.
+    #[test]
+    fn labelled_places_are_bounded() {
+        let many: Vec<String> = (0..1_000).map(|at| format!("user{at}@example.com")).collect();
+        let labels = labels(&json!({"attributes": {"list": many}}));
+        assert_eq!(labels.len(), POINTERS_MAX + 1);
+        assert_eq!(labels["/…"], BTreeSet::from([Label::Email]));
     }
 
     /// Covers row 117: a name cannot be masked, so it stops the job.

@@ -173,7 +173,7 @@ impl Settings {
 }
 
 #[cfg(test)]
-pub(super) fn test_settings(toml: &str) -> Settings {
+pub(crate) fn test_settings(toml: &str) -> Settings {
     let table = format!("legal_basis = \"6(1)(f)\"\nhash_key_env = \"KEY\"\n{toml}");
     let table: Table = toml::from_str(&table).expect("a valid table");
     table.complete("acme", &|_| Some("test-secret-test-secret".to_owned())).expect("complete settings")
