@@ -150,7 +150,8 @@ async fn a_silent_server_is_given_up_after_15_s() {
     let failure = call.await.unwrap().unwrap_err();
     assert!(matches!(failure, CallError::Ambiguous { timed_out: true, replay_safe: false, .. }), "{failure}");
     let waited = started.elapsed();
-    assert!(waited > Duration::from_secs(10) && waited <= Duration::from_secs(15), "{waited:?}");
+    // Timers are rounded up to milliseconds; what was waited before the clock stopped counts too.
+    assert!(waited > Duration::from_secs(10) && waited < Duration::from_millis(15_100), "{waited:?}");
 }
 
 /// Covers row 14: an endless body is cut at 1 MiB. What it means depends on who asked.
