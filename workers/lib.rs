@@ -20,7 +20,7 @@ pub mod safe_text;
 pub mod trail;
 pub mod widget_patch;
 
-pub use env::{Env, Storage};
+pub use env::{Env, Storage, validate_profiles};
 
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ macro_rules! for_each_kind {
         $call! {
             crm_sync::CrmSync,
             enrichment::Enrichment,
+            handshake::Handshake,
             widget_patch::WidgetPatch,
         }
     };
@@ -52,3 +53,6 @@ pub fn register(registry: &mut Registry, env: Arc<Env>) {
     }
     for_each_kind!(add);
 }
+
+#[cfg(test)]
+mod docs_tests;

@@ -1,0 +1,236 @@
+//! The conditional write of a channel: read, merged and put back whole, so that nobody else's change is lost.
+
+use backhaul_engine::{Begun, Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::payload;
+use crate::{
+    api::{
+        Exchange,
+        channels::{Channel, Channels},
+        precondition::Standing,
+    },
+    merge,
+};
+
+/// Most readings after a conflict in one attempt; so there are at most four writes.
+const REREADS_MAX: u32 = 3;
+
+/// What the write has achieved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Applied {
+    /// The channel's id; another than the payload's where the channel was created under an external id.
+    pub id: String,
+    /// The job wanted something that did not stand there before.
+    pub changed: bool,
+    /// The channel as it was, for a roll-back; absent where it did not exist.
+    pub before: Option<Map<String, Value>>,
+    /// The channel as this job left it.
+    pub after: Map<String, Value>,
+    /// Marks before the write.
+    pub standing_before: Option<Standing>,
+    /// Marks after it, as far as the answer shows them.
+    pub standing_after: Option<Standing>,
+    /// Readings after a conflict.
+    pub rereads: u32,
+    /// The write; absent where nothing had to be sent.
+    pub exchange: Option<Exchange>,
+}
+
+/// What is left to do for a document.
+#[derive(Debug, Clone, PartialEq)]
+enum Plan {
+    Nothing,
+    Send(Map<String, Value>),
+    Conflict,
+}
+
+/// The members that a job sets, in the platform's names. Everything else in the channel is somebody else's.
+pub(super) fn patch(channel: &payload::Channel) -> Value {
+    let mut patch = json!({
+        "name": channel.name,
+        "enabled": channel.enabled,
+        "webchatSettings": {
+            "webchatUrl": channel.webchat_url,
+            "corsAllowedOrigins": channel.origins,
+            "authProviderId": channel.auth_provider_id,
+            "webchatId": channel.webchat_id,
+        },
+    });
+    if let Some(description) = &channel.description {
+        patch["description"] = json!(description);
+    }
+    patch
+}
+
+/// Merges what `ours` changed over `base` into `current`.
+fn plan(base: &Map<String, Value>, ours: &Value, current: &Map<String, Value>) -> Plan {
+    let (base, theirs) = (Value::Object(base.clone()), Value::Object(current.clone()));
+    match merge::three_way(&base, ours, &theirs, &[]) {
+        Ok(merged) if merged == theirs => Plan::Nothing,
+        Ok(Value::Object(merged)) => Plan::Send(merged),
+        Ok(_) | Err(_) => Plan::Conflict,
+    }
+}
+
+/// One write: from what was read to what is wanted.
+pub(super) struct Writer<'a> {
+    pub channels: &'a Channels<'a>,
+    pub id: &'a str,
+    /// What was read when the job began.
+    pub base: &'a Channel,
+    /// The whole document as the job wants it, on top of `base`.
+    pub ours: Value,
+    pub key: &'a str,
+}
+
+impl Writer<'_> {
+    /// Writes until the document holds, somebody else's change forbids it, or the platform fails.
+    pub(super) async fn write(&self, begun: Begun) -> Result<Applied, Failure> {
+        // A lost answer is no refusal: what an earlier attempt sent may stand there already.
+        let mut current = match begun {
+            Begun::Now => self.base.clone(),
+            Begun::OutcomeUnknown => self.read().await?,
+        };
+        let mut rereads = 0;
+        loop {
+            let document = match plan(&self.base.document, &self.ours, &current.document) {
+                Plan::Nothing => return Ok(self.standing(current, rereads)),
+                Plan::Conflict => return Err(self.conflict(&current)),
+                Plan::Send(document) => document,
+            };
+            match self.channels.put(self.id, &current.standing, &document, self.key).await {
+                Ok((standing, exchange)) => {
+                    return Ok(Applied {
+                        id: self.id.to_owned(),
+                        changed: true,
+                        before: Some(current.document),
+                        after: document,
+                        standing_before: Some(current.standing),
+                        standing_after: Some(standing),
+                        rereads,
+                        exchange: Some(exchange),
+                    });
+                }
+                Err(trouble) if trouble.is_conflict() && rereads < REREADS_MAX => {
+                    rereads += 1;
+                    current = self.read().await?;
+                }
+                Err(trouble) if trouble.is_conflict() => return Err(self.conflict(&current)),
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Channel, Failure> {
+        match self.channels.read(self.id).await? {
+            Some(channel) => Ok(channel),
+            None => Err(Failure::permanent("channel_not_found", "the channel is gone since it was read")),
+        }
+    }
+
+    /// Nothing is left to send: it stood there already, or an earlier attempt wrote it and lost the answer.
+    fn standing(&self, current: Channel, rereads: u32) -> Applied {
+        let after = self.ours.as_object().cloned().unwrap_or_default();
+        Applied {
+            id: self.id.to_owned(),
+            changed: after != self.base.document,
+            before: Some(self.base.document.clone()),
+            // Without what others changed since, so that a roll-back leaves that alone.
+            after,
+            standing_before: Some(self.base.standing.clone()),
+            standing_after: Some(current.standing),
+            rereads,
+            exchange: None,
+        }
+    }
+
+    fn conflict(&self, current: &Channel) -> Failure {
+        Failure::Conflict {
+            base: Value::Object(self.base.document.clone()),
+            ours: self.ours.clone(),
+            theirs: Value::Object(current.document.clone()),
+        }
+    }
+}
+
+/// `document` with the job's members set.
+pub(super) fn wanted(document: &Map<String, Value>, patch: &Value) -> Value {
+    merge::overlay(&Value::Object(document.clone()), patch, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(object) => object,
+            other => panic!("{other} is no object"),
+        }
+    }
+
+    fn channel() -> payload::Channel {
+        payload::Channel {
+            name: "Shop".into(),
+            description: None,
+            enabled: true,
+            webchat_url: "https://chat.example.com".into(),
+            origins: vec!["https://shop.example.com".into()],
+            auth_provider_id: "auth-1".into(),
+            webchat_id: "webchat-1".into(),
+        }
+    }
+
+    fn standing() -> Map<String, Value> {
+        object(json!({
+            "id": "ch_1", "name": "Old", "description": "kept", "enabled": true, "foo": {"bar": 1},
+            "webchatSettings": {"webchatUrl": "https://old.example.com", "theme": "classic",
+                "corsAllowedOrigins": ["https://a.com", "https://b.com"]},
+        }))
+    }
+
+    /// Covers row 148: members that nobody here knows stay, at every depth; origins are the job's whole list.
+    #[test]
+    fn unknown_members_are_kept() {
+        let base = standing();
+        let Plan::Send(document) = plan(&base, &wanted(&base, &patch(&channel())), &base) else { panic!("a change") };
+        assert_eq!(document["foo"], json!({"bar": 1}));
+        assert_eq!(document["webchatSettings"]["theme"], "classic");
+        assert_eq!(document["webchatSettings"]["corsAllowedOrigins"], json!(["https://shop.example.com"]));
+        assert_eq!((&document["name"], &document["description"]), (&json!("Shop"), &json!("kept")));
+    }
+
+    /// Covers row 151: what somebody else changed meanwhile is kept, and not overwritten where it is ours too.
+    #[test]
+    fn changes_of_others_are_merged_or_a_conflict() {
+        let base = standing();
+        let ours = wanted(&base, &patch(&channel()));
+        let mut theirs = base.clone();
+        theirs["foo"] = json!({"bar": 2});
+        let Plan::Send(document) = plan(&base, &ours, &theirs) else { panic!("a change") };
+        assert_eq!((&document["foo"], &document["name"]), (&json!({"bar": 2}), &json!("Shop")));
+        theirs["name"] = json!("Theirs");
+        assert_eq!(plan(&base, &ours, &theirs), Plan::Conflict);
+    }
+
+    #[test]
+    fn what_stands_there_is_not_written_again() {
+        let base = object(wanted(&standing(), &patch(&channel())));
+        assert_eq!(plan(&base, &wanted(&base, &patch(&channel())), &base), Plan::Nothing);
+        let old = standing();
+        assert_eq!(plan(&old, &wanted(&old, &patch(&channel())), &base), Plan::Nothing, "somebody did the same");
+    }
+
+    /// Covers row 142: putting back what was there keeps what others have changed since.
+    #[test]
+    fn a_roll_back_is_a_merge_too() {
+        let before = standing();
+        let after = object(wanted(&before, &patch(&channel())));
+        let mut now = after.clone();
+        now["foo"] = json!({"bar": 3});
+        let Plan::Send(document) = plan(&after, &Value::Object(before.clone()), &now) else { panic!("a change") };
+        assert_eq!((&document["name"], &document["foo"]), (&json!("Old"), &json!({"bar": 3})));
+    }
+}
