@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use backhaul_engine::Failure;
 use backhaul_outbound::{Client, Profile, Profiles};
 
-use crate::{
-    crm_sync::settings::CrmSyncSettings, enrichment, handshake::settings::HandshakeSettings, widget_patch,
-};
+use crate::{crm_sync::settings::CrmSyncSettings, enrichment, handshake::settings::HandshakeSettings, widget_patch};
 
 /// The clients, the connection profiles, and what the profiles say about kinds, read once. One value serves the whole
 /// process; it holds no state of a job.

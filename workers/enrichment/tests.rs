@@ -17,10 +17,7 @@ fn refused_jobs_are_audited_without_their_values() {
     assert_eq!(event.subject, "unknown");
     assert_eq!(event.data["pii_labels"], json!({"/attributes/email": ["EMAIL"], "/attributes/note": ["SSN"]}));
     assert_eq!(event.data["payload_hmac"].as_str().map(str::len), Some(64));
-    assert_eq!(
-        event.data["compliance"],
-        json!({"gdpr_article": "6(1)(f)", "retention_days": 365, "encrypted": false})
-    );
+    assert_eq!(event.data["compliance"], json!({"gdpr_article": "6(1)(f)", "retention_days": 365, "encrypted": false}));
     let text = event.data.to_string();
     assert!(!text.contains("6789") && !text.contains("a@b.co"), "{text}");
 }
