@@ -8,6 +8,9 @@ use backhaul_outbound::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// Headers of a condition; none where the profile carries it in the body.
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
 /// Every mark of a resource's state that came with a reply. Which of them counts is the profile's to say.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Standing {
@@ -53,7 +56,7 @@ impl Standing {
         &self,
         mode: OccMode,
         body: &mut Map<String, Value>,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, Failure> {
+    ) -> Result<Headers, Failure> {
         let missing = |mark: &str| {
             Failure::permanent(
                 "precondition_missing",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     failure::Trouble,
-    precondition::Standing,
+    precondition::{Headers, Standing},
     session::{Exchange, Session},
 };
 
@@ -87,15 +87,22 @@ impl<'e> CrmThreads<'e> {
         Ok(written(&reply))
     }
 
-    /// Sends a delta on the condition that the record still stands as it was read.
+    /// Makes a delta conditional on the record as it was read: headers, or members that are added to `body`.
+    ///
+    /// # Errors
+    /// Permanent `precondition_missing` where the mark that the profile asks for was not read.
+    pub fn condition(&self, standing: &Standing, body: &mut Map<String, Value>) -> Result<Headers, Failure> {
+        standing.condition(self.session.provider().occ.mode, body)
+    }
+
+    /// Sends a conditional delta.
     pub async fn patch(
         &self,
         id: &str,
-        standing: &Standing,
-        mut body: Map<String, Value>,
+        condition: Headers,
+        body: Map<String, Value>,
         key: &str,
     ) -> Result<(Standing, Exchange), Trouble> {
-        let condition = standing.condition(self.session.provider().occ.mode, &mut body)?;
         let body = Value::Object(body);
         let params = [("threadId", id)];
         let mut call = Call::new(Method::PATCH, "thread", "threads").params(&params).json(&body);

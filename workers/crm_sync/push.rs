@@ -126,11 +126,17 @@ impl Push<'_> {
             }
         }
         loop {
-            let body = chunk.body(self.thread);
+            let mut body = chunk.body(self.thread);
+            let condition = match &ground {
+                Ground::Known(standing) => Some(self.crm.condition(standing, &mut body)?),
+                Ground::Absent | Ground::Unknown => None,
+            };
+            // Of the body as it is sent, a version in it included: upstreams refuse a key that comes with another body.
             let key = idempotency_key(self.tenant, self.thread, &body);
-            let (written, created) = match &ground {
-                Ground::Known(standing) => (self.crm.patch(&self.thread.id, standing, body.clone(), &key).await, false),
-                Ground::Absent | Ground::Unknown => (self.crm.create(body.clone(), &key).await, true),
+            let (id, sent) = (&self.thread.id, body.clone());
+            let (written, created) = match condition {
+                Some(condition) => (self.crm.patch(id, condition, sent, &key).await, false),
+                None => (self.crm.create(sent, &key).await, true),
             };
             let trouble = match written {
                 Ok((standing, exchange)) => {

@@ -3,6 +3,7 @@
 use backhaul_engine::{Begun, Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::payload;
 use crate::{
@@ -100,7 +101,8 @@ impl Writer<'_> {
                 Plan::Conflict => return Err(self.conflict(&current)),
                 Plan::Send(document) => document,
             };
-            match self.channels.put(self.id, &current.standing, &document, self.key).await {
+            let key = self.write_key(&current.standing, &document);
+            match self.channels.put(self.id, &current.standing, &document, &key).await {
                 Ok((standing, exchange)) => {
                     return Ok(Applied {
                         id: self.id.to_owned(),
@@ -121,6 +123,12 @@ impl Writer<'_> {
                 Err(trouble) => return Err(trouble.into()),
             }
         }
+    }
+
+    /// A key for exactly this write: upstreams refuse a key that comes with another body.
+    fn write_key(&self, standing: &Standing, document: &Map<String, Value>) -> String {
+        let content = json!([self.key, standing, document]).to_string();
+        Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     async fn read(&self) -> Result<Channel, Failure> {
