@@ -45,7 +45,8 @@ async fn server() -> &'static str {
         .await
 }
 
-fn run(command: &mut Command) -> String {
+/// Runs it to its end and returns what it printed; fails with everything it said.
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().expect("the binary runs");
     assert!(
         output.status.success(),
@@ -65,7 +66,6 @@ pub(crate) struct Database {
 /// Makes a fresh database from a template that is migrated once.
 pub(crate) async fn database() -> Database {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     let server = server().await;
     let template = TEMPLATE
         .get_or_init(|| async {
@@ -77,11 +77,21 @@ pub(crate) async fn database() -> Database {
             name
         })
         .await;
+    assert!(!Toy::KIND.is_empty());
+    made_from(server, template).await
+}
+
+/// A database without our schema.
+pub(crate) async fn empty_database() -> Database {
+    made_from(server().await, "template0").await
+}
+
+async fn made_from(server: &str, template: &str) -> Database {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("it_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     create(server, &name, template).await;
     let url = with_database(server, &name);
     let store = Store::connect(&url, 10, false).await.expect("connects");
-    assert!(!Toy::KIND.is_empty());
     Database { url, store }
 }
 

@@ -1,12 +1,20 @@
 //! What tests share: a private Postgres for the whole run, a fresh database for each test, and a toy kind.
 
 mod cluster;
+mod login;
+mod processes;
+mod queries;
+mod refusal;
 mod toy;
 mod worker;
 
 use std::{future::Future, time::Duration};
 
-pub(crate) use cluster::{Database, binary, database, target_dir};
+pub(crate) use cluster::{Database, binary, database, empty_database, run, target_dir};
+pub(crate) use login::Login;
+pub(crate) use processes::{Process, SimulatorProcess, scratch, worker_process};
+pub(crate) use queries::TERMINAL;
+pub(crate) use refusal::refusal;
 pub(crate) use toy::{Toy, ToyEnv};
 pub(crate) use worker::Worker;
 

@@ -1,17 +1,20 @@
-//! A worker inside the test's process.
+//! A worker inside the test's process that can die as a process does.
 
 use std::{sync::Arc, time::Duration};
 
-use backhaul_engine::{Registry, Store, WorkerOptions, run_worker};
-use tokio::task::JoinHandle;
+use backhaul_engine::{Registry, Sink, Store, WorkerOptions, run_worker};
+use sqlx::ConnectOptions;
+use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{Database, PATIENCE, Toy, ToyEnv};
 
-/// A running worker of the toy kind. Stops when dropped, and cleanly with [`Worker::stop`].
+/// A running worker on a thread and with connections of its own, so that killing it leaves as little behind as killing
+/// a process: no task of it runs on, and the server sees its connections break. Killed when dropped.
 pub(crate) struct Worker {
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
+    runtime: Option<Runtime>,
 }
 
 impl Worker {
@@ -28,22 +31,49 @@ impl Worker {
         }
     }
 
+    /// Options of a worker that is given up for dead only when a test says so (see [`Database::give_up_workers`]), so that a
+    /// slow machine cannot change what the test is about.
+    pub(crate) fn patient() -> WorkerOptions {
+        WorkerOptions { dead_after: PATIENCE * 10, ..Self::options() }
+    }
+
     pub(crate) fn start(database: &Database, env: &Arc<ToyEnv>) -> Self {
         Self::start_with(database.store.clone(), env, Self::options())
     }
 
     pub(crate) fn start_with(store: Store, env: &Arc<ToyEnv>, options: WorkerOptions) -> Self {
-        let stop = CancellationToken::new();
-        let (env, until) = (env.clone(), stop.clone());
+        let env = env.clone();
         let registry = move || {
             let mut registry = Registry::new();
             registry.add::<Toy>(env.clone());
             registry
         };
-        let task = tokio::spawn(async move {
-            run_worker(store, registry, Vec::new, options, until).await.expect("the worker starts");
+        Self::start_kinds(store, registry, Vec::new, options)
+    }
+
+    /// A worker of other kinds than the toy, or with sinks.
+    pub(crate) fn start_kinds(
+        store: Store,
+        registry: impl Fn() -> Registry + Send + Sync + 'static,
+        sinks: impl Fn() -> Vec<Box<dyn Sink>> + Send + Sync + 'static,
+        options: WorkerOptions,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        // One thread: once a kill has begun, no task of this worker is polled again.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let url = store.options().to_url_lossy();
+        let task = runtime.spawn(async move {
+            let own = Store::connect(url.as_str(), 10, options.pooler).await.expect("connects");
+            run_worker(own, registry, sinks, options, until).await.expect("the worker starts");
         });
-        Self { stop, task: Some(task) }
+        Self { stop, task: Some(task), runtime: Some(runtime) }
+    }
+
+    /// Asks it to stop, as SIGTERM does, and does not wait.
+    pub(crate) fn ask_to_stop(&self) {
+        self.stop.cancel();
     }
 
     /// Stops cleanly and waits for it.
@@ -55,15 +85,15 @@ impl Worker {
     }
 
     /// Ends at once, as a killed process would: nothing is reported, nothing handed back.
-    pub(crate) fn kill(mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.stop.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }

@@ -1,0 +1,60 @@
+//! What tests ask the database, and what they tell it behind the workers' backs.
+
+use serde_json::Value;
+use sqlx::types::Json;
+
+use super::Database;
+
+/// Types of the events that end a job.
+pub(crate) const TERMINAL: &str =
+    "type in ('dev.backhaul.job.completed', 'dev.backhaul.job.dead', 'dev.backhaul.job.cancelled')";
+
+impl Database {
+    /// Enqueues jobs as `enqueue_many` takes them; all must be inserted. Returns their ids in the given order.
+    pub(crate) async fn enqueue(&self, jobs: Vec<Value>) -> Vec<i64> {
+        let rows: Vec<(Option<i64>, String, Option<String>)> =
+            sqlx::query_as("select job_id, outcome, reason from backhaul.enqueue_many($1) order by position")
+                .bind(Json(jobs))
+                .fetch_all(self.store.pool())
+                .await
+                .expect("enqueues");
+        assert!(rows.iter().all(|(_, outcome, _)| outcome == "inserted"), "{rows:?}");
+        rows.into_iter().filter_map(|(id, _, _)| id).collect()
+    }
+
+    /// Rows of any query.
+    pub(crate) async fn rows<T>(&self, sql: &'static str) -> Vec<T>
+    where
+        T: Send + Unpin + for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+    {
+        sqlx::query_as(sql).fetch_all(self.store.pool()).await.expect(sql)
+    }
+
+    /// Types of a job's events in the order in which they were written, without the common prefix.
+    pub(crate) async fn told(&self, job: i64) -> Vec<String> {
+        sqlx::query_scalar(
+            "select replace(type, 'dev.backhaul.', '') from backhaul.events where job_id = $1 order by id",
+        )
+        .bind(job)
+        .fetch_all(self.store.pool())
+        .await
+        .expect("reads events")
+    }
+
+    /// `(job, how many events ended it)`, by job.
+    pub(crate) async fn ends(&self) -> Vec<(i64, i64)> {
+        let sql = format!("select job_id, count(*) from backhaul.events where {TERMINAL} group by 1 order by 1");
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(self.store.pool()).await.expect("reads events")
+    }
+
+    /// Makes every worker that runs now, or was killed, look as if it had not been heard of for ever.
+    pub(crate) async fn give_up_workers(&self) {
+        self.run("update backhaul.workers set heartbeat_at = '-infinity'").await;
+    }
+
+    /// Makes every job that waits for its time due now, and wakes whoever sleeps.
+    pub(crate) async fn hurry(&self) {
+        self.run("update backhaul.jobs set due_at = clock_timestamp() where due_at > clock_timestamp()").await;
+        self.run("select pg_notify('backhaul', '')").await;
+    }
+}
