@@ -143,10 +143,14 @@ impl Cluster {
             .home
             .canonicalize()
             .with_context(|| format!("cannot resolve the cluster's directory {}", self.home.display()))?;
-        if home.to_str().is_none() {
-            bail!("the cluster's directory {} is not UTF-8: choose another one", home.display());
+        // Postgres' own pg_ctl hands the path to a shell, between double quotes.
+        match home.to_str() {
+            Some(text) if !text.contains(['"', '$', '`', '\\', '\n']) => Ok(home),
+            _ => bail!(
+                "the cluster's directory {} is not UTF-8 or holds one of \" $ ` \\: choose another one with --dir",
+                home.display()
+            ),
         }
-        Ok(home)
     }
 }
 

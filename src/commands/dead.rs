@@ -221,7 +221,7 @@ async fn show(pool: &PgPool, show: &ShowOne) -> Result<()> {
         return table::print_json(&letter);
     }
     let errors = letter["errors"].take().as_array().cloned().unwrap_or_default();
-    let conflict = letter["error"]["conflict"].take();
+    let conflict = letter["conflict"].take();
     let mut text = format!("{}\nFailures\n{}", summary(&letter), table::render(&errors, &FAILURES));
     if !steps.is_empty() {
         let columns = [("name", "STEP"), ("state", "STATE"), ("at", "AT")];

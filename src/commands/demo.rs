@@ -49,6 +49,9 @@ pub(crate) struct Demo {
     /// End after the summary, also on a terminal
     #[arg(long)]
     once: bool,
+    /// Drop whatever work the database holds, also if it is not an earlier demo's
+    #[arg(long)]
+    reset: bool,
 }
 
 /// Runs the demo.
@@ -59,7 +62,7 @@ pub(crate) async fn run(session: &Session, command: Demo) -> Result<()> {
     moments.tell("starting Postgres, the simulator and two workers");
     let url = tokio::task::block_in_place(|| session.database_url())?;
     let store = session.store().await?;
-    house::clean_schema(store.pool(), &scenario::TENANTS).await?;
+    house::clean_schema(store.pool(), &scenario::TENANTS, command.reset).await?;
     backhaul_engine::migrate(&store, &kinds::specs()).await.map_err(explain_store)?;
     house::mark_schema(store.pool()).await?;
     house.clean_files()?;

@@ -92,8 +92,8 @@ impl House {
     }
 }
 
-/// Drops the schema of an earlier demo. Anybody else's data is refused.
-pub(super) async fn clean_schema(pool: &PgPool, tenants: &[&str]) -> Result<()> {
+/// Drops the schema of an earlier demo. Work of anybody else is refused, unless `reset` gives it up.
+pub(super) async fn clean_schema(pool: &PgPool, tenants: &[&str], reset: bool) -> Result<()> {
     let schema = rows_of(
         "select obj_description(to_regnamespace('backhaul'), 'pg_namespace') as mark,
                                  to_regnamespace('backhaul') is not null as present,
@@ -103,12 +103,12 @@ pub(super) async fn clean_schema(pool: &PgPool, tenants: &[&str]) -> Result<()> 
     if schema["present"] != true {
         return Ok(());
     }
-    if schema["filled"] == true {
+    if schema["filled"] == true && !reset {
         let strangers = strangers(pool, tenants, schema["mark"] == MARK).await?;
         if let Some(tenant) = strangers {
             bail!(
                 "this database holds work that is not the demo's (of tenant {tenant}), and a demo begins by dropping \
-                 the schema backhaul: give it another database with --database-url, or remove .backhaul to start afresh"
+                 the schema backhaul: give it another database with --database-url, or let it drop the work with --reset"
             );
         }
     }

@@ -48,6 +48,8 @@ pub(super) fn thread(thread: &str, version: u64) -> Value {
         .collect();
     let at = format!("2026-03-01T11:0{version}:00Z");
     json!({
+        // Beside the envelope, because it orders the updates of one thread.
+        "threadId": thread,
         "event": "THREAD_UPDATED",
         "timestamp": at,
         "data": {

@@ -31,11 +31,12 @@ const KINDS: [Column; 8] = [
 ];
 const DEAD: [Column; 5] =
     [("id", "ID"), ("kind", "KIND"), ("tenant", "TENANT"), ("code", "CODE"), ("message", "MESSAGE")];
-const RECEIVED: [Column; 8] = [
+const RECEIVED: [Column; 9] = [
     ("class", "UPSTREAM"),
     ("requests", "REQUESTS"),
     ("2xx", "2XX"),
     ("401", "401"),
+    ("refused", "403/404"),
     ("conflict", "409/412"),
     ("429", "429"),
     ("5xx", "5XX"),
@@ -57,7 +58,7 @@ const PER_KIND: &str = "
            count(*) filter (where what = 'dead') as dead, count(*) as attempts,
            round(percentile_cont(0.5) within group (order by ms)) as p50,
            round(percentile_cont(0.99) within group (order by ms)) as p99
-    from told group by rollup (kind) order by kind nulls last";
+    from told group by rollup (kind) order by grouping(told.kind), told.kind";
 
 /// Writes the summary. An error when the numbers do not add up to `total` jobs.
 pub(super) async fn of(store: &Store, simulator: &Simulator, house: &House, total: usize) -> Result<String> {
@@ -151,6 +152,8 @@ fn column_of(status: u16) -> &'static str {
         // A socket that was opened is answered 101.
         101 | 200..=299 => "2xx",
         401 => "401",
+        // A thread that is not there yet, and a socket that keeps a foreign origin out.
+        403 | 404 => "refused",
         409 | 412 => "conflict",
         429 => "429",
         500..=599 => "5xx",
