@@ -64,7 +64,10 @@ impl Backend for Hand {
         Poll::Ready(None)
     }
 
-    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_close(&mut self, _: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        // The end of the stream alone does not end an apalis worker: it would idle until the grace is over. By now the
+        // last attempt has ended. The only refusal is that of a worker which never started.
+        let _ = worker.stop();
         Poll::Ready(Ok(()))
     }
 }
