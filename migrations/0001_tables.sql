@@ -92,7 +92,8 @@ create table backhaul.jobs (
     rescues smallint not null default 0,
     replays smallint not null default 0,
     seq bigint,
-    due_at timestamptz,
+    -- A plain insert needs no more than this; the front door says null where it places the job itself.
+    due_at timestamptz default clock_timestamp(),
     deadline_at timestamptz not null,
     enqueued_at timestamptz not null default clock_timestamp(),
     kind text not null,
@@ -104,6 +105,10 @@ create table backhaul.jobs (
     payload jsonb not null check (jsonb_typeof(payload) = 'object'),
     errors jsonb,
     constraint jobs_one_place check (seq is null or due_at is null),
+    -- Postgres knows times that no worker can read, 'infinity' among them.
+    constraint jobs_times check (deadline_at > '1999-01-01+00' and deadline_at < '9999-01-01+00'
+                                 and due_at > '1999-01-01+00' and due_at < '9999-01-01+00'
+                                 and enqueued_at > '1999-01-01+00' and enqueued_at < '9999-01-01+00'),
     constraint jobs_ready_has_lane check (seq is null or lane is not null),
     constraint jobs_blocked_has_key check (seq is not null or due_at is not null or ordering_key is not null)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_analyze_scale_factor = 0.2);
@@ -206,6 +211,8 @@ create table backhaul.dead_letters (
     errors jsonb not null default '[]',
     reason text not null,
     error jsonb not null,
+    -- The three documents of a conflict. Apart from the error, because they are content as the payload is.
+    conflict jsonb,
     fingerprint text not null,
     died_at timestamptz not null default clock_timestamp()
 );

@@ -416,10 +416,11 @@ begin
     ), kept as (
         insert into backhaul.dead_letters (id, kind, version, tenant, priority, attempt, max_attempts, rescues, replays,
             ordering_key, idempotency_key, enqueued_at, enqueued_by, deadline_at, traceparent, payload, errors, reason,
-            error, fingerprint)
+            error, conflict, fingerprint)
         select g.id, g.kind, g.version, g.tenant, g.priority, g.attempt, g.max_attempts, g.rescues, g.replays,
             g.ordering_key, g.idempotency_key, g.enqueued_at, g.enqueued_by, g.deadline_at, g.traceparent, g.payload,
-            coalesce(g.errors, '[]') || g.error, g.reason, g.error, backhaul.fingerprint(g.kind, g.error)
+            coalesce(g.errors, '[]') || (g.error - 'conflict'), g.reason, g.error - 'conflict', g.error -> 'conflict',
+            backhaul.fingerprint(g.kind, g.error)
         from gone g returning id
     )
     select coalesce(array_agg(k.id), '{}') into v_moved from kept k;

@@ -66,8 +66,10 @@ begin
         raise exception 'not_found: no unfinished job %', reschedule.job_id using errcode = 'BH020',
             hint = 'a dead one can be replayed';
     end if;
-    if reschedule.run_at is null or reschedule.run_at > clock_timestamp() + interval '5 years' then
-        raise exception 'invalid_argument: run_at must lie within five years from now' using errcode = 'BH005';
+    if reschedule.run_at is null or reschedule.run_at < '2000-01-01'
+       or reschedule.run_at > clock_timestamp() + interval '5 years' then
+        raise exception 'invalid_argument: run_at must lie within five years from now' using errcode = 'BH005',
+            hint = 'now() runs the job at once';
     end if;
     if exists (select from backhaul.leases l
                where l.lane = j.lane and l.priority = j.priority and j.seq = any (l.seqs)) then
@@ -185,10 +187,12 @@ begin
     select x.* into k from backhaul.kinds x where x.kind = d.kind and x.version = d.version;
     if dead_replay.payload is not null then
         if jsonb_typeof(dead_replay.payload) <> 'object' then
-            raise exception 'payload_not_object: payload is %', jsonb_typeof(dead_replay.payload) using errcode = 'BH002';
+            raise exception 'payload_not_object: payload is %', jsonb_typeof(dead_replay.payload) using errcode = 'BH002',
+                hint = 'a payload is a JSON object with the members of its kind';
         end if;
         if octet_length(dead_replay.payload::text) > coalesce(k.payload_bytes_max, 262144) then
-            raise exception 'payload_too_large: % bytes', octet_length(dead_replay.payload::text) using errcode = 'BH003';
+            raise exception 'payload_too_large: % bytes', octet_length(dead_replay.payload::text) using errcode = 'BH003',
+                hint = 'store the bulk elsewhere and send a reference';
         end if;
         -- Another payload is another request: what was done for the old one says nothing about it.
         delete from backhaul.steps s where s.job_id = d.id;
@@ -281,10 +285,14 @@ end $$;
 
 revoke all on schema backhaul from public;
 revoke all on all tables in schema backhaul from public;
+-- Postgres lets everybody execute a new function, and default privileges of a schema cannot take that back: a later
+-- migration that adds one revokes it again. tests/it/roles.rs looks.
 revoke all on all functions in schema backhaul from public;
-alter default privileges in schema backhaul revoke all on functions from public;
 
 grant usage on schema backhaul to backhaul_producer, backhaul_operator, backhaul_worker, backhaul_reader;
+
+-- Views run the functions in them with the rights of whoever reads them.
+grant execute on function backhaul.priority_name to backhaul_producer, backhaul_operator, backhaul_worker, backhaul_reader;
 
 grant execute on function backhaul.enqueue, backhaul.enqueue_many to backhaul_producer, backhaul_operator, backhaul_worker;
 grant select on backhaul.my_jobs, backhaul.kinds to backhaul_producer;
@@ -293,7 +301,8 @@ grant select on backhaul.job_states, backhaul.queue_depth, backhaul.outbox_event
 grant select (id, kind, version, tenant, priority, attempt, max_attempts, rescues, replays, ordering_key, enqueued_at,
               enqueued_by, reason, error, fingerprint, died_at) on backhaul.dead_letters to backhaul_reader;
 grant select on backhaul.kinds, backhaul.lanes, backhaul.cursors, backhaul.workers, backhaul.leases, backhaul.buckets,
-    backhaul.pauses, backhaul.caps, backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.maintenance, backhaul.deployment
+    backhaul.pauses, backhaul.caps, backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.maintenance, backhaul.deployment,
+    backhaul.migrations
     to backhaul_reader, backhaul_operator, backhaul_worker;
 
 grant select on backhaul.dead_letters, backhaul.jobs, backhaul.steps to backhaul_operator;
@@ -302,6 +311,8 @@ grant execute on function backhaul.cancel, backhaul.reschedule, backhaul.dead_re
     to backhaul_operator;
 
 grant select on backhaul.steps, backhaul.memories to backhaul_worker;
+-- Whether a job waits that must run alone.
+grant select (due_at, rescues) on backhaul.jobs to backhaul_worker;
 grant execute on function backhaul.claim, backhaul.claim_alone, backhaul.next_due, backhaul.settle, backhaul.put_step,
     backhaul.bucket_take, backhaul.bucket_limit, backhaul.sweep, backhaul.rescue, backhaul.unblock, backhaul.expire_keys,
     backhaul.keep_partitions, backhaul.seal, backhaul.register_worker, backhaul.heartbeat, backhaul.leave
