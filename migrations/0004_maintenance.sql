@@ -69,6 +69,10 @@ end $$;
 -- Finds stragglers: a place is taken at insert but seen at commit, so a slow producer's job can appear behind a cursor.
 -- Live rows with floor < seq <= position that no lease holds get a new place. Also puts cursors to sleep, and proves
 -- afterwards that nobody could still place a job behind them. Returns how many jobs were adopted.
+--
+-- The horizon of a sample is this transaction's own id, taken after the sequence was read: whoever took an earlier
+-- number had its id before it did, so that id is the smaller one. The end of a snapshot will not do: it is the latest
+-- *ended* transaction's successor, and the producer that holds the newest id of all may lie beyond it.
 create function backhaul.sweep(p_every interval, p_rest interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -83,23 +87,28 @@ declare
     v_horizon xid8;
     v_now pg_snapshot;
     v_floor bigint;
+    v_seen integer;
     v_found integer;
     v_more boolean;
+    v_woke boolean := false;
     v_total integer := 0;
+    -- A caller whose transaction wrote something before has an id that is too old to be a horizon.
+    v_sample boolean := pg_current_xact_id_if_assigned() is null;
 begin
     perform set_config('synchronous_commit', 'off', true);
+    select case when s.is_called then s.last_value else 0 end into v_seq from backhaul.job_seq s;
     if not backhaul.my_turn('sweep', p_every) then
         return 0;
-    end if;
-    -- The sequence first and the snapshot after it, in two statements: the other way round loses jobs.
-    select case when s.is_called then s.last_value else 0 end into v_seq from backhaul.job_seq s;
-    select pg_snapshot_xmax(pg_current_snapshot()) into v_horizon;
-    if not exists (select from backhaul.marks m where m.seq = v_seq and m.horizon = v_horizon) then
-        insert into backhaul.marks (horizon, seq) values (v_horizon, v_seq);
     end if;
     select pg_current_snapshot() into v_now;
     select coalesce(max(m.seq), 0) into v_floor from backhaul.marks m where backhaul.ended(m.horizon, v_now);
     delete from backhaul.marks m where m.seq < v_floor;
+    if v_sample then
+        v_horizon := pg_current_xact_id();
+        -- While no number is taken the first sample of it stands, and an idle system writes none.
+        insert into backhaul.marks (horizon, seq) select v_horizon, v_seq
+        where not exists (select from backhaul.marks m where m.seq = v_seq);
+    end if;
     for c in
         select x.lane, x.priority from backhaul.cursors x
         where x.awake or not x.settled or x.floor < x.position order by x.lane, x.priority
@@ -107,37 +116,45 @@ begin
         select x.* into k from backhaul.cursors x
         where x.lane = c.lane and x.priority = c.priority for update skip locked;
         continue when not found;
+        v_seen := 0;
         v_found := 0;
         if k.floor < k.position then
-            with strays as (
-                select j.id from backhaul.jobs j
+            with strays as materialized (
+                select j.id, j.seq from backhaul.jobs j
                 where j.lane = k.lane and j.priority = k.priority and j.seq > k.floor and j.seq <= k.position
                   and j.seq not in (select unnest(l.seqs) from backhaul.leases l
                                     where l.lane = k.lane and l.priority = k.priority)
-                order by j.seq for update skip locked
+                order by j.seq
+            ), free as (
+                select j.id from strays s join backhaul.jobs j on j.id = s.id and j.seq = s.seq
+                order by s.seq for update of j skip locked
+            ), moved as (
+                update backhaul.jobs j set seq = nextval('backhaul.job_seq') from free f where j.id = f.id returning j.id
             )
-            update backhaul.jobs j set seq = nextval('backhaul.job_seq') from strays s where j.id = s.id;
-            get diagnostics v_found = row_count;
+            select (select count(*) from strays), (select count(*) from moved) into v_seen, v_found;
             v_total := v_total + v_found;
         end if;
         select exists (select from backhaul.jobs j
                        where j.lane = k.lane and j.priority = k.priority and j.seq > k.position) into v_more;
-        -- Whoever saw the cursor awake had its transaction id by then; `cooling` is sampled in a transaction after the
-        -- one that put it to sleep, so once all older ones have ended, what they placed can be seen.
+        v_woke := v_woke or (v_more and not k.awake);
+        -- Whoever saw the cursor awake had its transaction id by then; `cooling` is the id of a transaction after the
+        -- one that put it to sleep, so once all older ones have ended, what they placed can be seen. What can be seen
+        -- before that proof wakes it at once: a long transaction elsewhere may put the proof off for hours.
         update backhaul.cursors x set
-            floor = least(v_floor, k.position),
-            awake = case when v_more and (k.awake or v_found > 0 or (not k.settled and coalesce(backhaul.ended(k.cooling, v_now), false))) then true
-                         when not v_more and k.served_at < clock_timestamp() - p_rest then false
+            -- Somebody holds a straggler's row at this moment: the floor waits for it.
+            floor = case when v_seen = v_found then least(v_floor, k.position) else k.floor end,
+            awake = case when v_more then true
+                         when k.served_at < clock_timestamp() - p_rest then false
                          else k.awake end,
-            cooling = case when k.awake or v_found > 0 then null
+            cooling = case when k.awake or v_more then null
                            when k.cooling is null and not k.settled then v_horizon
                            else k.cooling end,
-            settled = case when k.awake or v_found > 0 then false
-                           else k.settled or (not v_more and coalesce(backhaul.ended(k.cooling, v_now), false)) end
+            settled = case when k.awake or v_more then false
+                           else k.settled or coalesce(backhaul.ended(k.cooling, v_now), false) end
         where x.lane = k.lane and x.priority = k.priority
           and (k.floor < k.position or k.awake or not k.settled);
     end loop;
-    if v_total > 0 then
+    if v_total > 0 or v_woke then
         perform backhaul.wake();
     end if;
     return v_total;
@@ -293,6 +310,8 @@ end $$;
 
 -- Gives the visible events that no seal holds their dense order. Ids missing from the range are remembered as gaps and
 -- looked up again until they turn up or every transaction that could own them has ended; nothing waits for them.
+-- A gap's horizon is the id of a later seal's transaction, so that it is newer than any owner's id (see sweep); until
+-- that seal it is null.
 create function backhaul.seal(p_limit integer) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -309,6 +328,8 @@ declare
     v_gaps bigint[];
     v_horizons xid8[];
     v_ids bigint[];
+    v_own xid8;
+    v_sample boolean := pg_current_xact_id_if_assigned() is null;
 begin
     select x.* into s from backhaul.seal_state x for update skip locked;
     if not found then
@@ -322,18 +343,21 @@ begin
     if cardinality(v_late) = 0 and cardinality(v_new) = 0 and cardinality(s.gaps) = 0 then
         return 0;
     end if;
+    if v_sample then
+        v_own := pg_current_xact_id();
+    end if;
     v_ids := v_late || v_new;
     v_to := coalesce(v_new[cardinality(v_new)], s.position);
     select coalesce(array_agg(g.id order by g.id), '{}'), coalesce(array_agg(g.horizon order by g.id), '{}')
     into v_gaps, v_horizons
     from (
-        select u.id, u.horizon from unnest(s.gaps, s.gap_horizons) as u (id, horizon)
-        where u.id <> all (v_late) and not backhaul.ended(u.horizon, v_now)
+        select u.id, coalesce(u.horizon, v_own) from unnest(s.gaps, s.gap_horizons) as u (id, horizon)
+        where u.id <> all (v_late) and not coalesce(backhaul.ended(u.horizon, v_now), false)
         union all
-        select i, pg_snapshot_xmax(v_now) from generate_series(s.position + 1, v_to) i
+        select i, null from generate_series(s.position + 1, v_to) i
         where cardinality(v_new) <> v_to - s.position and i <> all (v_new)
-    ) g;
-    if cardinality(v_ids) = 0 and v_gaps = s.gaps then
+    ) g (id, horizon);
+    if cardinality(v_ids) = 0 and v_gaps = s.gaps and array_position(s.gap_horizons, null) is null then
         return 0;
     end if;
     if cardinality(v_ids) > 0 then
