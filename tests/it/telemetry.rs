@@ -1,0 +1,126 @@
+//! Traces and metrics leave when a receiver is configured, and a job carries its producer's trace.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use backhaul_engine::Job;
+use serde_json::Value;
+
+use crate::support::{PATIENCE, Toy, binary, database};
+
+/// One export: the path it came to, its `authorization` header and its body.
+struct Export {
+    path: String,
+    token: Option<String>,
+    body: Vec<u8>,
+}
+
+/// An OTLP receiver that accepts everything.
+fn receiver() -> (String, mpsc::Receiver<Export>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (sender, exports) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let sender = sender.clone();
+            thread::spawn(move || serve(&stream, &sender));
+        }
+    });
+    (url, exports)
+}
+
+fn serve(stream: &TcpStream, sender: &mpsc::Sender<Export>) {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            head.push(line.trim().to_owned());
+        }
+        let header = |name: &str| {
+            head.iter().find_map(|line| {
+                line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+            })
+        };
+        let length = header("content-length").and_then(|text| text.parse().ok()).expect("a length");
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("a body");
+        let path = head[0].split(' ').nth(1).expect("a path").to_owned();
+        let _ = sender.send(Export { path, token: header("authorization"), body });
+        (&mut &*stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("answers");
+    }
+}
+
+fn contains(body: &[u8], text: &str) -> bool {
+    body.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[tokio::test]
+async fn a_command_exports_its_spans_and_its_job_continues_their_trace() {
+    let database = database().await;
+    let (url, exports) = receiver();
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let output = binary()
+        .args(["enqueue", Toy::KIND, "--payload", "{\"n\":1}", "--json"])
+        .env("DATABASE_URL", &database.url)
+        .env("BACKHAUL__TELEMETRY__OTLP_ENDPOINT", &url)
+        .env("BACKHAUL__TELEMETRY__OTLP_HEADERS", "authorization=Bearer test-secret")
+        .env("BACKHAUL__TELEMETRY__SERVICE_NAME", "producer-under-test")
+        .env("TRACEPARENT", format!("00-{trace}-b7ad6b7169203331-01"))
+        .output()
+        .expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // The last spans left before the command ended.
+    let spans = std::iter::from_fn(|| exports.recv_timeout(PATIENCE).ok()).find(|export| export.path == "/v1/traces");
+    let spans = spans.expect("spans were exported");
+    assert_eq!(spans.token.as_deref(), Some("Bearer test-secret"));
+    assert!(contains(&spans.body, "producer-under-test") && contains(&spans.body, "enqueue"));
+
+    let id = serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["id"].as_i64().expect("an id");
+    let stored: String = sqlx::query_scalar("select traceparent from backhaul.jobs where id = $1")
+        .bind(id)
+        .fetch_one(database.store.pool())
+        .await
+        .expect("reads");
+    assert!(stored.starts_with(&format!("00-{trace}-")), "{stored}");
+    assert!(!stored.contains("b7ad6b7169203331"), "the job's parent is this command's span: {stored}");
+}
+
+#[tokio::test]
+async fn nothing_is_collected_unless_it_is_configured() {
+    let database = database().await;
+    let output = binary()
+        .args(["enqueue", Toy::KIND, "--payload", "{\"n\":1}"])
+        .env("DATABASE_URL", &database.url)
+        .env_remove("TRACEPARENT")
+        .output()
+        .expect("runs");
+    assert!(output.status.success());
+    assert_eq!(database.one::<Option<String>>("select traceparent from backhaul.jobs").await, None);
+}
+
+#[test]
+fn logs_are_json_where_no_terminal_reads_them() {
+    let mut command = binary();
+    // A worker without profiles says so in its log, and then finds no database.
+    command.args(["work"]).env("DATABASE_URL", "postgres://u@127.0.0.1:1/d").env("BACKHAUL__PROFILES__DIR", env!("CARGO_TARGET_TMPDIR"));
+    let output = command.output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("no JSON in {text}"));
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["level"], "WARN");
+    assert!(line["timestamp"].is_string() && line["message"].is_string(), "{line}");
+}
