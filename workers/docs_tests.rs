@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use chrono::DateTime;
 use serde_json::Value;
 
-use crate::{enrichment::Enrichment, widget_patch::WidgetPatch};
+use crate::{crm_sync::CrmSync, enrichment::Enrichment, handshake::Handshake, widget_patch::WidgetPatch};
 
+const CRM_SYNC: &str = include_str!("../docs/kinds/crm-sync.md");
+const HANDSHAKE: &str = include_str!("../docs/kinds/handshake.md");
 const WIDGET_PATCH: &str = include_str!("../docs/kinds/widget-patch.md");
 const ENRICHMENT: &str = include_str!("../docs/kinds/enrichment.md");
 
@@ -24,6 +26,17 @@ fn the_documents_payloads_are_accepted() {
     let rules = crate::widget_patch::settings::Rules::default();
     assert!(WidgetPatch::new(payload).check(&rules).is_ok());
 
+    let payload: Value = serde_json::from_str(block(HANDSHAKE, "json")).expect("JSON");
+    assert!(Handshake::new(payload).check().is_ok());
+
+    let settings = crate::crm_sync::settings::CrmSyncSettings::default();
+    let (first, rest) = CRM_SYNC.split_once("```json\n").expect("two payloads");
+    assert!(!first.is_empty());
+    for document in [CRM_SYNC, &rest[rest.find("or a request").expect("the second one")..]] {
+        let job: CrmSync = serde_json::from_str(block(document, "json")).expect("JSON");
+        assert!(job.request(&settings).is_ok());
+    }
+
     let payload: Value = serde_json::from_str(block(ENRICHMENT, "json")).expect("JSON");
     let settings = crate::enrichment::settings::test_settings("");
     let request = Enrichment::new(payload).check(&settings, DateTime::UNIX_EPOCH).expect("a valid payload");
@@ -36,6 +49,17 @@ fn the_documents_settings_are_accepted() {
     let rules: crate::widget_patch::settings::Rules =
         table["kinds"]["widget-patch"].clone().try_into().expect("the table has the right shape");
     assert_eq!(rules, crate::widget_patch::settings::Rules::default(), "the document shows the defaults");
+
+    let table: toml::Table = block(HANDSHAKE, "toml").parse().expect("TOML");
+    let settings: crate::handshake::settings::HandshakeSettings =
+        table["kinds"]["handshake"].clone().try_into().expect("the table has the right shape");
+    assert_eq!(settings, Default::default(), "the document shows the defaults");
+
+    let table: toml::Table = block(CRM_SYNC, "toml").parse().expect("TOML");
+    let mut settings: crate::crm_sync::settings::CrmSyncSettings =
+        table["kinds"]["crm-sync"].clone().try_into().expect("the table has the right shape");
+    settings.roles.clear();
+    assert_eq!(settings, Default::default(), "the document shows the defaults, and an example of a role");
 
     let table: toml::Table = block(ENRICHMENT, "toml").parse().expect("TOML");
     let table: crate::enrichment::settings::Table =
@@ -54,9 +78,12 @@ fn codes(source: &str) -> BTreeSet<&str> {
             codes.insert(code);
         }
     }
-    let names = source.split("const NAMES: ").nth(1).and_then(|rest| rest.split("];").next()).unwrap_or_default();
-    for pair in names.split("(\"").skip(1) {
-        codes.insert(pair.split('"').nth(2).unwrap_or_default());
+    // Clients have one table of names, or one an endpoint.
+    for names in source.split("NAMES: &[").skip(1) {
+        let names = names.split("];").next().unwrap_or_default();
+        for pair in names.split("(\"").skip(1) {
+            codes.insert(pair.split('"').nth(2).unwrap_or_default());
+        }
     }
     codes
 }
@@ -74,12 +101,38 @@ fn the_documents_list_every_code() {
     ];
     let enrichment =
         [include_str!("enrichment.rs"), include_str!("enrichment/write.rs"), include_str!("api/profiles.rs")];
+    let crm_sync = [
+        include_str!("crm_sync/run.rs"),
+        include_str!("crm_sync/plan.rs"),
+        include_str!("crm_sync/push.rs"),
+        include_str!("api/threads.rs"),
+        include_str!("api/precondition.rs"),
+    ];
+    let handshake = [
+        include_str!("handshake/run.rs"),
+        include_str!("handshake/door.rs"),
+        include_str!("handshake/history.rs"),
+        include_str!("handshake/update.rs"),
+        include_str!("handshake/watch.rs"),
+        include_str!("api/channels.rs"),
+        include_str!("api/audit.rs"),
+        include_str!("api/precondition.rs"),
+    ];
     let mut seen = 0;
-    for (document, sources) in [(WIDGET_PATCH, &widget[..]), (ENRICHMENT, &enrichment[..])] {
+    let kinds = [
+        (WIDGET_PATCH, &widget[..]),
+        (ENRICHMENT, &enrichment[..]),
+        (CRM_SYNC, &crm_sync[..]),
+        (HANDSHAKE, &handshake[..]),
+    ];
+    for (document, sources) in kinds {
         for code in sources.iter().flat_map(|source| codes(tests_cut(source))) {
             assert!(document.contains(&format!("`{code}`")), "{code} is not in its document");
             seen += 1;
         }
     }
-    assert!(seen > 20, "only {seen} codes were found");
+    assert!(seen > 50, "only {seen} codes were found");
+    for code in crate::probe::outcome::CODES {
+        assert!(HANDSHAKE.contains(&format!("`{code}`")), "{code} is not in its document");
+    }
 }

@@ -3,11 +3,12 @@
 use backhaul_engine::Failure;
 use backhaul_outbound::{Call, Method, Reply};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     failure::Trouble,
     precondition::Standing,
+    reply::json,
     session::{Exchange, Session},
 };
 
@@ -151,14 +152,10 @@ fn id_of(value: &Value) -> Option<String> {
     value.get("id").and_then(Value::as_str).map(str::to_owned)
 }
 
-fn json(reply: &Reply, code: &'static str) -> Result<Value, Trouble> {
-    Ok(reply.json().map_err(|error| Failure::transient(code, error).with_status(reply.status))?)
-}
-
 /// The registration that has a channel's health reported to `address`. Its name is stable: a date in it would make a
 /// new webhook of every update.
 pub fn health_webhook(channel_id: &str, event: &str, address: &str) -> Value {
-    json!({
+    serde_json::json!({
         "name": format!("Webchat Health Monitor - {channel_id}"),
         "enabled": true,
         "event": event,

@@ -7,6 +7,7 @@ pub mod channels;
 pub mod failure;
 pub mod precondition;
 pub mod profiles;
+pub mod reply;
 pub mod session;
 pub mod threads;
 pub mod widgets;

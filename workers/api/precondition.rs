@@ -52,11 +52,7 @@ impl Standing {
     ///
     /// # Errors
     /// Permanent `precondition_missing` where the mark that the profile asks for was not read.
-    pub fn condition(
-        &self,
-        mode: OccMode,
-        body: &mut Map<String, Value>,
-    ) -> Result<Headers, Failure> {
+    pub fn condition(&self, mode: OccMode, body: &mut Map<String, Value>) -> Result<Headers, Failure> {
         let missing = |mark: &str| {
             Failure::permanent(
                 "precondition_missing",

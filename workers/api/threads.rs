@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     failure::Trouble,
     precondition::{Headers, Standing},
+    reply::json_without_nul,
     session::{Exchange, Session},
 };
 
@@ -44,7 +45,7 @@ impl<'e> SourceThreads<'e> {
     /// The thread as the source shows it; `None` where the source has no such thread.
     pub async fn read(&self, id: &str) -> Result<Option<Value>, Trouble> {
         match self.session.call(Call::get("thread", "interactions").params(&[("threadId", id)])).await {
-            Ok(reply) => Ok(Some(json(&reply, "source_reply_unusable")?)),
+            Ok(reply) => Ok(Some(json_without_nul(&reply, "source_reply_unusable")?)),
             Err(trouble) if trouble.is_not_found() => Ok(None),
             Err(trouble) => Err(trouble.named(SOURCE_NAMES)),
         }
@@ -67,7 +68,7 @@ impl<'e> CrmThreads<'e> {
     pub async fn read(&self, id: &str) -> Result<Option<(Value, Standing)>, Trouble> {
         match self.session.call(Call::get("thread", "threads").params(&[("threadId", id)])).await {
             Ok(reply) => {
-                let document: Value = json(&reply, "crm_reply_unusable")?;
+                let document = json_without_nul(&reply, "crm_reply_unusable")?;
                 let standing = Standing::of(&reply, &document);
                 Ok(Some((document, standing)))
             }
@@ -122,8 +123,4 @@ impl<'e> CrmThreads<'e> {
 fn written(reply: &Reply) -> (Standing, Exchange) {
     let document: Value = reply.json().unwrap_or_default();
     (Standing::of(reply, &document), Exchange::of(reply))
-}
-
-fn json(reply: &Reply, code: &'static str) -> Result<Value, Trouble> {
-    Ok(reply.json().map_err(|error| Failure::transient(code, error).with_status(reply.status))?)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use backhaul_engine::Failure;
+
 use crate::{pointer::Pointer, problem::Problems};
 
 /// Why a thread was refused. Holds no value of it.
@@ -51,6 +53,12 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::permanent(refusal.code(), &refusal)
+    }
+}
 
 impl<'a> Place<'a> {
     pub(crate) fn member(&'a self, name: &'static str) -> Place<'a> {

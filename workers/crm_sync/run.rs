@@ -46,7 +46,7 @@ pub(super) async fn attempt(job: &CrmSync, env: &Env, ctx: &mut JobContext) -> R
     let profile = env.profile(&tenant)?;
     let settings =
         CrmSyncSettings::of(profile).map_err(|problems| Failure::permanent("profile_invalid", problems.join("; ")))?;
-    let request = job.request(&settings).map_err(|refusal| Failure::permanent(refusal.code(), &refusal))?;
+    let request = job.request(&settings)?;
     let crm = configured(profile.crm.as_ref(), "crm", &tenant)?;
     let source = profile.cxone.as_ref().map(|cxone| SourceThreads::new(Session::new(&env.client, cxone, ctx)));
     let sync = Sync { crm: CrmThreads::new(Session::new(&env.client, crm, ctx)), source, settings, tenant };

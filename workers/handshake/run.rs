@@ -23,7 +23,7 @@ use crate::{
         session::configured,
     },
     env::Env,
-    probe::{self, outcome::known_code},
+    probe::{self, outcome::ended},
     trail::{Trail, ends_job},
 };
 
@@ -300,13 +300,13 @@ impl Attempt<'_> {
                     ctx.audit(trail.with("reason", verdict.code.as_str()).event());
                     let message =
                         format!("{}; not rolled back: somebody else changed the same members", verdict.message);
-                    return Err(Failure::permanent(known_code(&verdict.code), message));
+                    return Err(ended(&verdict.code, message));
                 }
                 Err(failure) => return Err(failure),
             }
         }
         let message = format!("{}; the channel was put back, enqueue a new job once it is mended", verdict.message);
-        Err(Failure::permanent(known_code(&verdict.code), message))
+        Err(ended(&verdict.code, message))
     }
 }
 

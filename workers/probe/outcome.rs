@@ -123,30 +123,37 @@ impl From<ProbeError> for Failure {
     }
 }
 
+/// Every code that a probe can fail with.
+pub const CODES: &[&str] = &[
+    "address_not_allowed",
+    "origin_policy_not_enforced",
+    "probe_closed_early",
+    "probe_degraded",
+    "probe_forbidden",
+    "probe_not_found",
+    "probe_protocol",
+    "probe_redirected",
+    "probe_refused",
+    "probe_timeout",
+    "probe_tls_bad_certificate",
+    "probe_tls_expired",
+    "probe_tls_handshake",
+    "probe_tls_not_yet_valid",
+    "probe_tls_revoked",
+    "probe_tls_self_signed",
+    "probe_tls_unknown_ca",
+    "probe_tls_wrong_host",
+    "probe_unavailable",
+    "probe_unreachable",
+];
+
+/// The end of a job whose probe failed with `code`, which may have been stored as text.
+pub fn ended(code: &str, message: impl std::fmt::Display) -> Failure {
+    Failure::permanent(known_code(code), message)
+}
+
 /// The stable word for a code that was stored as text.
-pub fn known_code(code: &str) -> &'static str {
-    const CODES: &[&str] = &[
-        "address_not_allowed",
-        "origin_policy_not_enforced",
-        "probe_closed_early",
-        "probe_degraded",
-        "probe_forbidden",
-        "probe_not_found",
-        "probe_protocol",
-        "probe_redirected",
-        "probe_refused",
-        "probe_timeout",
-        "probe_tls_bad_certificate",
-        "probe_tls_expired",
-        "probe_tls_handshake",
-        "probe_tls_not_yet_valid",
-        "probe_tls_revoked",
-        "probe_tls_self_signed",
-        "probe_tls_unknown_ca",
-        "probe_tls_wrong_host",
-        "probe_unavailable",
-        "probe_unreachable",
-    ];
+fn known_code(code: &str) -> &'static str {
     CODES.iter().find(|known| **known == code).copied().unwrap_or("probe_failed")
 }
 

@@ -138,9 +138,8 @@ impl Upstream {
 
     /// Methods and statuses of the requests of one class, as `PATCH 200`.
     pub(crate) async fn exchanges(&self, class: &str) -> Vec<String> {
-        let shown = |request: &Value| {
-            format!("{} {}", request["method"].as_str().unwrap_or_default(), request["status"])
-        };
+        let shown =
+            |request: &Value| format!("{} {}", request["method"].as_str().unwrap_or_default(), request["status"]);
         self.requests(class).await.iter().map(shown).collect()
     }
 
