@@ -36,7 +36,7 @@ use url::Url;
 pub use self::{
     auth::{Auth, ClientAuth, Grant, OAuth, TokenUrl},
     load::{KindSection, Loader, ProfileError, ProfileErrors},
-    sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, WebhookProfile},
+    sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, SignatureScheme, WebhookProfile},
 };
 use crate::{classify::RetryRules, tls::ExtraRoots};
 

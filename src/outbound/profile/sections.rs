@@ -63,11 +63,15 @@ pub struct WebhookProfile {
     pub body_bytes_max: usize,
     /// Answer a body of the wrong shape with 200 and park it, for senders that retry for ever.
     pub park_invalid: bool,
+    /// The webhooks whose events the secrets vouch for. Empty: any webhook of the tenant.
+    pub webhook_ids: Vec<String>,
 }
 
 /// How an incoming delivery is signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureRules {
+    /// What a delivery proves itself with.
+    pub scheme: SignatureScheme,
     /// Header of the signature.
     pub header: HeaderName,
     /// Header of the time stamp, seconds since 1970 or RFC 3339.
@@ -76,11 +80,26 @@ pub struct SignatureRules {
     pub encoding: SignatureEncoding,
     /// What stands before the signature, for example `sha256=` or `v1,`.
     pub prefix: String,
-    /// What is signed: a text with `{id}`, `{timestamp}` and `{body}`.
+    /// What is signed: a text with `{timestamp}` and `{body}`, and where the sender has them `{id}`, `{method}` and
+    /// `{url}`.
     pub template: String,
     /// Largest distance between the time stamp and now. Default 300 s.
     pub tolerance: Duration,
 }
+
+/// What a delivery proves itself with. The first two differ in what the other settings are by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SignatureScheme {
+    /// HMAC-SHA-256 in hex over `timestamp.body`.
+    #[default]
+    Timestamp,
+    /// Standard Webhooks: `v1,` and base64 over `id.timestamp.body`.
+    Standard,
+    /// The secret itself as a bearer token, for senders that cannot sign. Nothing shows that a delivery is old.
+    Bearer,
+}
+
+words!(SignatureScheme { Timestamp = "timestamp", Standard = "standard", Bearer = "bearer" });
 
 /// How the bytes of a signature are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,17 +189,26 @@ pub(super) fn probe(section: Option<Section<'_>>) -> ProbeProfile {
     probe
 }
 
-impl Default for SignatureRules {
-    /// Standard Webhooks.
-    fn default() -> Self {
+impl SignatureRules {
+    /// The rules of a scheme where the profile says no more.
+    pub fn of(scheme: SignatureScheme) -> Self {
+        let standard = scheme == SignatureScheme::Standard;
+        let header = |own, others| HeaderName::from_static(if standard { own } else { others });
         Self {
-            header: HeaderName::from_static("webhook-signature"),
-            timestamp_header: HeaderName::from_static("webhook-timestamp"),
-            encoding: SignatureEncoding::Base64,
-            prefix: "v1,".to_owned(),
-            template: "{id}.{timestamp}.{body}".to_owned(),
+            scheme,
+            header: header("webhook-signature", "x-cxone-signature"),
+            timestamp_header: header("webhook-timestamp", "x-cxone-timestamp"),
+            encoding: if standard { SignatureEncoding::Base64 } else { SignatureEncoding::Hex },
+            prefix: if standard { "v1," } else { "" }.to_owned(),
+            template: if standard { "{id}.{timestamp}.{body}" } else { "{timestamp}.{body}" }.to_owned(),
             tolerance: Duration::from_secs(300),
         }
+    }
+}
+
+impl Default for SignatureRules {
+    fn default() -> Self {
+        Self::of(SignatureScheme::Timestamp)
     }
 }
 
@@ -194,6 +222,7 @@ impl Default for WebhookProfile {
             delivery_id_header: HeaderName::from_static("webhook-id"),
             body_bytes_max: 256 * 1024,
             park_invalid: false,
+            webhook_ids: Vec::new(),
         }
     }
 }
@@ -210,6 +239,12 @@ pub(super) fn webhook(section: Option<Section<'_>>) -> WebhookProfile {
         webhook.body_bytes_max = usize::try_from(bytes).unwrap_or(webhook.body_bytes_max);
     }
     webhook.park_invalid = section.flag("park_invalid", false);
+    for value in section.list("webhook_ids").unwrap_or_default() {
+        match value.as_str() {
+            Some(id) if !id.is_empty() => webhook.webhook_ids.push(id.to_owned()),
+            _ => section.error("webhook_ids", "must be a list of non-empty texts"),
+        }
+    }
     if let Some(table) = section.table("signature") {
         webhook.signature = signature(table);
     }
@@ -218,18 +253,14 @@ pub(super) fn webhook(section: Option<Section<'_>>) -> WebhookProfile {
 }
 
 fn signature(mut section: Section<'_>) -> SignatureRules {
-    let mut rules = SignatureRules {
-        header: section.header("header", "webhook-signature"),
-        timestamp_header: section.header("timestamp_header", "webhook-timestamp"),
-        ..SignatureRules::default()
-    };
-    let encoding = section.word("encoding", SignatureEncoding::WORDS);
-    // Another encoding is another scheme: the prefix of Standard Webhooks would refuse every delivery.
-    if encoding == Some(SignatureEncoding::Hex) {
-        rules.prefix.clear();
-        "{timestamp}.{body}".clone_into(&mut rules.template);
+    let mut rules = SignatureRules::of(section.word("scheme", SignatureScheme::WORDS).unwrap_or_default());
+    if section.has("header") {
+        rules.header = section.header("header", "x-cxone-signature");
     }
-    rules.encoding = encoding.unwrap_or(rules.encoding);
+    if section.has("timestamp_header") {
+        rules.timestamp_header = section.header("timestamp_header", "x-cxone-timestamp");
+    }
+    rules.encoding = section.word("encoding", SignatureEncoding::WORDS).unwrap_or(rules.encoding);
     if section.has("prefix") {
         // An empty prefix is a prefix: `text` would refuse it.
         rules.prefix = section.any_text("prefix").unwrap_or_default().to_owned();

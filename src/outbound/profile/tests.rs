@@ -130,7 +130,7 @@ fn defaults_are_the_contract() {
     assert_eq!(profile.probe.timeout, Duration::from_secs(5));
     assert_eq!(profile.webhook.signature.tolerance, Duration::from_secs(300));
     assert_eq!(profile.webhook.body_bytes_max, 262_144);
-    assert_eq!(profile.webhook.signature.header.as_str(), "webhook-signature");
+    assert_eq!(profile.webhook.signature.template, "{timestamp}.{body}");
 }
 
 fn errors(text: &str) -> Vec<String> {

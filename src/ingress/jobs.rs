@@ -1,0 +1,100 @@
+//! The jobs of an event, as the front door of the queue takes them.
+
+use uuid::Uuid;
+
+use crate::{
+    json::Json,
+    routes::{Content, Destination, Route, Routes},
+};
+
+/// What the jobs of one event have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Common<'a> {
+    /// Whose event it is.
+    pub tenant: &'a str,
+    /// Our id of it.
+    pub event: Uuid,
+    /// W3C trace context of the sender.
+    pub traceparent: Option<&'a str>,
+}
+
+/// One job for one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// Job kind.
+    pub kind: String,
+    /// Its payload.
+    pub payload: Json,
+    /// Destination, as `routes.toml` names it.
+    pub destination: String,
+}
+
+/// The jobs that `route` makes of an event, one a destination.
+pub fn of(routes: &Routes, route: &Route, record: &Json, body: &Json) -> Vec<NewJob> {
+    route
+        .to
+        .iter()
+        .filter_map(|name| routes.destinations.get(name))
+        .map(|destination| NewJob {
+            kind: destination.kind.clone(),
+            payload: payload(destination, record, body),
+            destination: destination.name.clone(),
+        })
+        .collect()
+}
+
+/// What a destination is told: its own constants, and what its policy lets through.
+fn payload(destination: &Destination, record: &Json, body: &Json) -> Json {
+    let mut payload = destination.with.clone();
+    match &destination.content {
+        Content::Body { copy } => {
+            if let Json::Object(members) = body {
+                for (name, value) in members {
+                    payload.set(name, value.clone());
+                }
+            }
+            for (name, path) in copy {
+                if let Some(value) = path.find(body) {
+                    payload.set(name, value.clone());
+                }
+            }
+        }
+        Content::Record { fields, under, body: with_body } => {
+            let mut chosen = Json::object();
+            for path in fields {
+                path.copy(record, &mut chosen);
+            }
+            if *with_body {
+                chosen.set("body", body.clone());
+            }
+            match (under, chosen) {
+                (Some(under), chosen) => payload.set(under, chosen),
+                (None, Json::Object(members)) => {
+                    members.into_iter().for_each(|(name, value)| payload.set(&name, value))
+                }
+                (None, _) => {}
+            }
+        }
+    }
+    payload
+}
+
+/// The argument of `backhaul.enqueue_many`. The idempotency key names event and destination, so that a replay of a
+/// parked event makes no second job.
+pub fn argument(jobs: &[NewJob], common: Common<'_>) -> String {
+    let jobs = jobs
+        .iter()
+        .map(|job| {
+            let mut entry = Json::object();
+            entry.set("kind", job.kind.as_str().into());
+            entry.set("tenant", common.tenant.into());
+            entry.set("idempotency_key", format!("ingress/{}/{}", common.event, job.destination).into());
+            if let Some(traceparent) = common.traceparent {
+                entry.set("traceparent", traceparent.into());
+            }
+            entry.set("payload", job.payload.clone());
+            entry
+        })
+        .collect();
+    Json::List(jobs).to_string()
+}
