@@ -8,7 +8,7 @@ use crate::support::Upstream;
 const KIND: &str = "crm-sync";
 
 fn message(id: &str, text: &str) -> Value {
-    json!({"id": id, "text": text, "timestamp": "2026-01-02T09:00:00+00:00", "authorId": "p1", "direction": "OUTBOUND"})
+    json!({"id": id, "text": text, "timestamp": "2026-01-02T09:00:00Z", "authorId": "p1", "direction": "OUTBOUND"})
 }
 
 fn event(thread: &str, version: Option<u64>, messages: &[Value]) -> Value {
@@ -40,6 +40,8 @@ async fn writes(upstream: &Upstream) -> Vec<Value> {
 async fn events_arrive_as_differences() {
     let upstream = Upstream::start("crm-differences", "", "").await;
     let (m1, m2, m3) = (message("m1", "one"), message("m2", "two"), message("m3", "three"));
+    let mut edited = message("m1", "edited");
+    edited["timestamp"] = json!("2026-01-02T11:00:00+02:00");
     upstream
         .run(
             KIND,
@@ -47,7 +49,7 @@ async fn events_arrive_as_differences() {
                 event("t1", Some(1), &[m1.clone(), m2.clone()]),
                 event("t1", Some(2), &[m1.clone(), m2.clone(), m3.clone()]),
                 event("t1", Some(3), &[m1.clone(), m2, m3]),
-                event("t1", Some(4), &[message("m1", "edited")]),
+                event("t1", Some(4), &[edited]),
             ],
         )
         .await;
@@ -282,7 +284,7 @@ async fn merged_children_are_linked_and_closed() {
     assert_eq!((&record["parentThreadId"], &record["status"]), (&Value::Null, &json!("OPEN")));
 }
 
-/// Covers row 171, row 187, row 191: an unversioned source is compared by content; a message that is too long or a role
+/// Covers row 171, row 187, row 191, row 199: an unversioned source is compared by content; a message that is too long or a role
 /// nobody mapped stops its own thread and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_events_stop_only_their_thread() {
@@ -317,5 +319,6 @@ async fn bad_events_stop_only_their_thread() {
         .filter_map(|(kind, data)| (kind == "thread.sync_failed").then_some(data))
         .collect();
     assert_eq!(failed.len(), 2);
+    assert_eq!(upstream.events().await.len(), jobs.len(), "every job ends in one event, so that the counts add up");
     assert!(failed.iter().all(|data| data["error"]["code"].is_string() && !data.to_string().contains("xxx")));
 }
