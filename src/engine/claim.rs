@@ -89,7 +89,7 @@ pub(crate) async fn claim(
             .bind(kinds)
             .bind(i32::try_from(want).unwrap_or(i32::MAX))
             .bind(due_after)
-            .fetch_all(store.pool())
+            .fetch_all(store)
             .await?;
     Ok(rows.into_iter().map(Claimed::from).collect())
 }
@@ -99,7 +99,7 @@ pub(crate) async fn claim_alone(store: &Store, worker: Uuid, kinds: &[String]) -
     let row: Option<Row> = sqlx::query_as("select * from backhaul.claim_alone($1, $2)")
         .bind(worker)
         .bind(kinds)
-        .fetch_optional(store.pool())
+        .fetch_optional(store)
         .await?;
     Ok(row.map(Claimed::from))
 }

@@ -19,6 +19,7 @@ mod migrate;
 #[cfg(test)]
 mod model;
 mod pacing;
+mod pooler;
 mod reconnect;
 mod registry;
 mod relay;

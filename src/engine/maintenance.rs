@@ -69,7 +69,7 @@ pub(crate) async fn heartbeats(
                 .bind(&jobs)
                 .bind(&leases)
                 .bind(signals.stopping.load(Ordering::Relaxed))
-                .fetch_one(bench.store.pool())
+                .fetch_one(&bench.store)
                 .await;
         match beat {
             Ok((alive, now, gone)) => {
@@ -129,16 +129,16 @@ async fn round(
     sweep_every: Duration,
     rare: &mut Instant,
 ) -> Result<(), sqlx::Error> {
-    let pool = bench.store.pool();
+    let store = &bench.store;
     let adopted: i32 = sqlx::query_scalar("select backhaul.sweep($1, $2)")
         .bind(interval_of(sweep_every))
         .bind(interval_of(REST))
-        .fetch_one(pool)
+        .fetch_one(store)
         .await?;
     let rescued: i32 = sqlx::query_scalar("select backhaul.rescue($1, $2)")
         .bind(interval_of(options.dead_after))
         .bind(interval_of(options.heartbeat / 2))
-        .fetch_one(pool)
+        .fetch_one(store)
         .await?;
     if rescued > 0 {
         info!(jobs = rescued, "rescued from workers that stopped answering");
@@ -149,7 +149,7 @@ async fn round(
     let alone: bool = sqlx::query_scalar(
         "select exists (select from backhaul.jobs where due_at <= clock_timestamp() and rescues >= 2)",
     )
-    .fetch_one(pool)
+    .fetch_one(store)
     .await?;
     signals.alone.store(alone, Ordering::Relaxed);
     if alone {
@@ -157,16 +157,18 @@ async fn round(
     }
     if rare.elapsed() >= RARE_EVERY {
         *rare = Instant::now();
-        let _: i32 =
-            sqlx::query_scalar("select backhaul.unblock($1)").bind(interval_of(RARE_EVERY / 2)).fetch_one(pool).await?;
+        let _: i32 = sqlx::query_scalar("select backhaul.unblock($1)")
+            .bind(interval_of(RARE_EVERY / 2))
+            .fetch_one(store)
+            .await?;
         let _: i32 = sqlx::query_scalar("select backhaul.expire_keys($1, 10000)")
             .bind(interval_of(RARE_EVERY / 2))
-            .fetch_one(pool)
+            .fetch_one(store)
             .await?;
         let _: i32 = sqlx::query_scalar("select backhaul.keep_partitions($1, $2)")
             .bind(interval_of(RARE_EVERY * 6))
             .bind(interval_of(options.retention))
-            .fetch_one(pool)
+            .fetch_one(store)
             .await?;
     }
     Ok(())

@@ -24,12 +24,12 @@ pub fn known_version() -> i64 {
 /// Version of the schema in the database; 0 where there is none.
 pub async fn schema_version(store: &Store) -> Result<i64, StoreError> {
     let present: bool =
-        sqlx::query_scalar("select to_regclass('backhaul.migrations') is not null").fetch_one(store.pool()).await?;
+        sqlx::query_scalar("select to_regclass('backhaul.migrations') is not null").fetch_one(store).await?;
     if !present {
         return Ok(0);
     }
     Ok(sqlx::query_scalar("select coalesce(max(version), 0) from backhaul.migrations where success")
-        .fetch_one(store.pool())
+        .fetch_one(store)
         .await?)
 }
 
@@ -82,7 +82,7 @@ pub async fn register_kinds(store: &Store, kinds: &[KindSpec]) -> Result<(), Sto
         .bind(i32::try_from(kind.payload_bytes_max).unwrap_or(i32::MAX))
         .bind(kind.ordering_key.map(|path| path.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>()))
         .bind(kind.pacing.iter().map(|bucket| (*bucket).to_owned()).collect::<Vec<_>>())
-        .execute(store.pool())
+        .execute(store)
         .await?;
     }
     Ok(())

@@ -30,7 +30,7 @@ impl Pacer {
                 sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1, false)")
                     .bind(&self.tenant)
                     .bind(bucket)
-                    .fetch_one(self.store.pool())
+                    .fetch_one(&self.store)
                     .await
                     .map_err(|error| Failure::transient("store_unavailable", error))?;
             if granted > 0 {
@@ -59,7 +59,7 @@ pub async fn set_limit(store: &Store, tenant: &str, bucket: &str, per_minute: u3
         .bind(tenant)
         .bind(bucket)
         .bind(i32::try_from(per_minute).unwrap_or(i32::MAX))
-        .execute(store.pool())
+        .execute(store)
         .await?;
     Ok(())
 }

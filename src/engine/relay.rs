@@ -97,7 +97,7 @@ pub(crate) async fn seal(store: Store, rung: Arc<Notify>, sealed: Arc<Notify>, s
 async fn seal_all(store: &Store) -> Result<u64, sqlx::Error> {
     let mut total = 0;
     loop {
-        let n: i32 = sqlx::query_scalar("select backhaul.seal($1)").bind(SEAL_MAX).fetch_one(store.pool()).await?;
+        let n: i32 = sqlx::query_scalar("select backhaul.seal($1)").bind(SEAL_MAX).fetch_one(store).await?;
         total += u64::from(n.unsigned_abs());
         if n < SEAL_MAX {
             return Ok(total);
@@ -162,7 +162,7 @@ async fn drain(store: &Store, worker: Uuid, deployment: Uuid, sink: &mut dyn Sin
         .bind(sink.name())
         .bind(worker)
         .bind(last)
-        .execute(store.pool())
+        .execute(store)
         .await?;
         if moved.rows_affected() == 0 {
             info!(sink = sink.name(), "another worker took the sink over");
@@ -186,7 +186,7 @@ async fn own(store: &Store, worker: Uuid, sink: &dyn Sink) -> Result<Option<i64>
     .bind(sink.target())
     .bind(worker)
     .bind(interval_of(OWNED_FOR))
-    .fetch_optional(store.pool())
+    .fetch_optional(store)
     .await
 }
 
@@ -212,7 +212,7 @@ async fn after(store: &Store, position: i64) -> Result<Vec<SealedEvent>, sqlx::E
          order by 1",
     )
     .bind(position)
-    .fetch_all(store.pool())
+    .fetch_all(store)
     .await
 }
 
@@ -223,7 +223,7 @@ async fn note_failure(store: &Store, name: &str, error: &str) {
     )
     .bind(name)
     .bind(error)
-    .execute(store.pool())
+    .execute(store)
     .await;
     if let Err(error) = noted {
         warn!(%error, sink = name, "the sink's failure could not be noted");
@@ -235,7 +235,7 @@ async fn release(store: &Store, worker: Uuid, name: &str) {
         sqlx::query("update backhaul.sinks set owner = null, owned_until = null where name = $1 and owner = $2")
             .bind(name)
             .bind(worker)
-            .execute(store.pool())
+            .execute(store)
             .await;
     if let Err(error) = released {
         warn!(%error, sink = name, "the sink's hold runs out by itself");

@@ -225,7 +225,7 @@ impl Batch {
         .bind(&events.trace)
         .bind(&events.data)
         .bind((!self.closed.is_empty()).then_some(Json(&self.closed)))
-        .fetch_one(store.pool())
+        .fetch_one(store)
         .await
     }
 }

@@ -32,7 +32,7 @@ impl StepTable {
         let rows: Vec<(String, String, Option<Json<Value>>)> =
             sqlx::query_as("select name, state, output from backhaul.steps where job_id = $1")
                 .bind(self.job)
-                .fetch_all(self.store.pool())
+                .fetch_all(&self.store)
                 .await
                 .map_err(unreachable_store)?;
         Ok(rows
@@ -67,7 +67,7 @@ impl StepTable {
         .bind(events.trace)
         .bind(events.data)
         .bind((!memories.is_empty()).then_some(Json(memories)))
-        .fetch_one(self.store.pool())
+        .fetch_one(&self.store)
         .await
         .map_err(unreachable_store)?;
         if held { Ok(()) } else { Err(Failure::LeaseLost) }
@@ -79,7 +79,7 @@ impl StepTable {
                 .bind(&self.tenant)
                 .bind(&self.kind)
                 .bind(resource)
-                .fetch_optional(self.store.pool())
+                .fetch_optional(&self.store)
                 .await
                 .map_err(unreachable_store)?;
         Ok(row.map(|json| json.0))

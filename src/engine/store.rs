@@ -16,6 +16,7 @@ const STATEMENT_MS_MAX: u64 = 30_000;
 pub struct Store {
     pool: PgPool,
     options: PgConnectOptions,
+    pooled: bool,
 }
 
 /// What can go wrong between us and Postgres.
@@ -27,6 +28,12 @@ pub enum StoreError {
     /// The database refused or went away.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    /// A pooler in between refuses how we connect.
+    #[error(
+        "{0}: this looks like PgBouncer; set `ignore_startup_parameters = extra_float_digits` there and \
+         `database.pooler = true` here"
+    )]
+    Pooler(String),
     /// A migration failed.
     #[error("migration failed: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -77,11 +84,16 @@ impl Store {
             .max_connections(connections_max)
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options.clone())
-            .await?;
-        Ok(Self { pool, options })
+            .await
+            .map_err(|error| match error.to_string() {
+                text if text.contains("unsupported startup parameter") => StoreError::Pooler(text),
+                _ => StoreError::Database(error),
+            })?;
+        Ok(Self { pool, options, pooled: pooler })
     }
 
-    /// The pool, for statements of one's own.
+    /// The pool, for transactions and connections of one's own. For single statements use the store itself as executor:
+    /// that also works behind a transaction pooler.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
@@ -91,9 +103,14 @@ impl Store {
         &self.options
     }
 
+    /// Whether a transaction pooler sits in between.
+    pub(crate) fn pooled(&self) -> bool {
+        self.pooled
+    }
+
     /// The installation's id, part of idempotency keys and of the source of events.
     pub async fn deployment(&self) -> Result<Uuid, StoreError> {
-        Ok(sqlx::query_scalar("select id from backhaul.deployment").fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar("select id from backhaul.deployment").fetch_one(self).await?)
     }
 
     /// Closes all connections.

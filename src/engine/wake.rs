@@ -48,7 +48,7 @@ impl Bell {
         }
         sqlx::query("insert into backhaul.sleepers (worker) values ($1) on conflict do nothing")
             .bind(self.worker)
-            .execute(self.store.pool())
+            .execute(&self.store)
             .await?;
         let was_awake = self.signed_on.is_none();
         self.signed_on = Some(Instant::now());
@@ -60,7 +60,7 @@ impl Bell {
         if self.signed_on.is_some() && self.last_idle.elapsed() > DOZE {
             sqlx::query("delete from backhaul.sleepers where worker = $1")
                 .bind(self.worker)
-                .execute(self.store.pool())
+                .execute(&self.store)
                 .await?;
             self.signed_on = None;
         }
@@ -69,7 +69,7 @@ impl Bell {
 
     /// When the next scheduled job is due.
     pub(crate) async fn next_due(&self) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
-        sqlx::query_scalar("select backhaul.next_due()").fetch_one(self.store.pool()).await
+        sqlx::query_scalar("select backhaul.next_due()").fetch_one(&self.store).await
     }
 
     /// Sleeps until somebody rings, at most `longest`.

@@ -19,7 +19,7 @@ use crate::{
     hands::Hands,
     maintenance::{self, Signals},
     metrics::Metrics,
-    migrate::register_kinds,
+    migrate::{check_version, register_kinds},
     reconnect::{Pause, is_passing},
     registry::Registry,
     relay::{self, Sink},
@@ -86,6 +86,7 @@ pub async fn run_worker(
     stop: CancellationToken,
 ) -> Result<(), StoreError> {
     let options = Arc::new(options);
+    check_version(&store).await?;
     let deployment = store.deployment().await?;
     register_kinds(&store, &registry().specs()).await?;
     while !stop.is_cancelled() {
@@ -195,7 +196,7 @@ async fn live(
         finish("the relay", task, Duration::from_secs(10)).await;
     }
     if !signals.lost.is_cancelled() {
-        let left = sqlx::query("select backhaul.leave($1)").bind(bench.worker).execute(bench.store.pool());
+        let left = sqlx::query("select backhaul.leave($1)").bind(bench.worker).execute(&bench.store);
         match tokio::time::timeout(Duration::from_secs(5), left).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => warn!(%error, "could not sign off; the others will notice by the missing heartbeat"),
@@ -218,7 +219,7 @@ async fn register(bench: &Workbench, options: &WorkerOptions) -> Result<(), sqlx
         .bind(&options.build)
         .bind(bench.registry.labels())
         .bind(i32::try_from(options.concurrency).unwrap_or(i32::MAX))
-        .fetch_one(bench.store.pool())
+        .fetch_one(&bench.store)
         .await?;
     bench.clock.set(now);
     Ok(())

@@ -2,12 +2,16 @@
 
 mod command_line;
 mod crm_sync;
+mod demo;
 mod enqueue;
 mod handshake;
 mod kill;
 mod lifecycle;
-mod private_cluster;
+mod migrations;
 mod pooler;
+mod private_cluster;
 mod protocol;
+mod roles;
+mod stragglers;
 mod support;
 mod telemetry;

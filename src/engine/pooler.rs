@@ -1,0 +1,93 @@
+//! A [`Store`] is an executor of queries: straight from the pool, or so that a transaction pooler may sit in between.
+//!
+//! sqlx parses a statement and executes it in two messages. A transaction pooler may give the connection's server to
+//! somebody else between the two, and what is executed then is somebody else's statement. A transaction around both
+//! keeps the server; it costs two round trips, and is done only where the settings say `pooler`.
+
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use sqlx::{
+    Either, Error, Execute, Executor, Postgres, SqlStr,
+    postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+};
+
+use crate::store::Store;
+
+/// A query whose statement has no name on the server: names belong to sessions, and sessions are the pooler's.
+struct Unnamed<E>(E);
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
+    fn sql(self) -> SqlStr {
+        self.0.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.0.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, sqlx::error::BoxDynError> {
+        self.0.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        false
+    }
+}
+
+impl<'c> Executor<'c> for &'_ Store {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let pool = self.pool().clone();
+        if !self.pooled() {
+            return pool.fetch_many(query);
+        }
+        let all = async move {
+            let mut transaction = pool.begin().await?;
+            let all: Vec<_> = transaction.fetch_many(Unnamed(query)).try_collect().await?;
+            transaction.commit().await?;
+            Ok::<_, Error>(stream::iter(all.into_iter().map(Ok)))
+        };
+        stream::once(all).try_flatten().boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let pool = self.pool().clone();
+        if !self.pooled() {
+            return pool.fetch_optional(query);
+        }
+        async move {
+            let mut transaction = pool.begin().await?;
+            let row = transaction.fetch_optional(Unnamed(query)).await?;
+            transaction.commit().await?;
+            Ok(row)
+        }
+        .boxed()
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'c: 'e,
+    {
+        self.pool().clone().prepare_with(sql, parameters)
+    }
+
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, Error>>
+    where
+        'c: 'e,
+    {
+        self.pool().clone().describe(sql)
+    }
+}
