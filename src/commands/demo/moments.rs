@@ -37,8 +37,9 @@ impl Moments {
     pub(super) fn tell(&self, text: &str) {
         let line = format!("{:>6.1} s  {text}", self.started.elapsed().as_secs_f64());
         match &self.bar {
-            Some(bar) => bar.println(line),
-            None => println!("{line}"),
+            // Before the first progress there is no bar worth drawing again.
+            Some(bar) if bar.length() != Some(0) => bar.println(line),
+            _ => println!("{line}"),
         }
     }
 

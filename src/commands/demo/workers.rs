@@ -1,6 +1,6 @@
 //! The demo's workers: real processes, so that one can be killed.
 
-use std::{env, fs::OpenOptions, process::Stdio, time::Duration};
+use std::{env, fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use nix::{
@@ -21,6 +21,16 @@ pub(super) struct Fleet<'a> {
     url: SecretString,
     members: Vec<Member>,
     started: usize,
+}
+
+/// Where this program lies. A build replaces the file under a running demo, but Linux keeps the old one reachable.
+fn this_program() -> Result<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    match env::current_exe() {
+        Ok(path) if path.exists() => Ok(path),
+        _ if running.exists() => Ok(running),
+        found => found.context("this program does not know where it lies"),
+    }
 }
 
 struct Member {
@@ -45,7 +55,7 @@ impl<'a> Fleet<'a> {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let errors = log.try_clone().context("cannot open the worker's log twice")?;
-        let program = env::current_exe().context("this program does not know where it lies")?;
+        let program = this_program()?;
         let mut command = Command::new(program);
         // Settings of the caller's environment are not meant for the demo, but for its telemetry.
         for (name, _) in env::vars_os() {
