@@ -52,7 +52,7 @@ pub(crate) fn explain_store(error: StoreError) -> anyhow::Error {
         StoreError::SchemaNewer { .. } | StoreError::SchemaOlder { .. } => {
             anyhow!(Coded::new(exit::DATABASE, error.to_string()))
         }
-        StoreError::Url(_) => anyhow!(Coded::new(exit::USAGE, error.to_string())),
+        StoreError::Url(_) | StoreError::Pooler(_) => anyhow!(Coded::new(exit::USAGE, error.to_string())),
         StoreError::Migrate(error) => anyhow!(error).context("the migration failed"),
     }
 }

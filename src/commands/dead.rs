@@ -1,10 +1,13 @@
 //! `backhaul dead`: jobs that ended badly, and what a person decides about them.
 
-use anyhow::{Context, Result, anyhow, bail};
+mod decide;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use std::{fs, path::PathBuf};
 
 use super::{
     database::{explain, rows_of},
@@ -12,9 +15,6 @@ use super::{
     session::{Actor, Session},
     table::{self, Column},
 };
-
-/// Largest file that `--payload` reads.
-const PAYLOAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// List, show, replay and discard dead letters.
 #[derive(Debug, Subcommand)]
@@ -163,11 +163,8 @@ pub(crate) async fn run(session: &Session, command: Dead) -> Result<()> {
     match command {
         Dead::List(list) => self::list(&pool, list).await,
         Dead::Show(show) => self::show(&pool, &show).await,
-        Dead::Replay(replay) => self::replay(&pool, &replay).await,
-        Dead::Discard(discard) => {
-            let Discard { chosen, why } = discard;
-            decide(&pool, &chosen, &why, "select backhaul.dead_discard($1, $2, $3)", "discarded").await
-        }
+        Dead::Replay(replay) => decide::replay(&pool, &replay).await,
+        Dead::Discard(discard) => decide::discard(&pool, &discard).await,
     }
 }
 
@@ -256,91 +253,4 @@ fn summary(letter: &Value) -> String {
         .map(|name| json!({ "name": name, "value": letter[*name].as_str().map_or(letter[*name].to_string(), str::to_owned) }))
         .collect();
     table::render(&rows, &[("name", "DEAD LETTER"), ("value", "")])
-}
-
-async fn replay(pool: &PgPool, replay: &Replay) -> Result<()> {
-    let Some(file) = &replay.payload else {
-        return decide(pool, &replay.chosen, &replay.why, "select backhaul.dead_replay($1, $2, $3)", "replayed").await;
-    };
-    let [id] = replay.chosen.ids.as_slice() else {
-        return Err(anyhow!(Coded::new(exit::USAGE, "--payload needs exactly one id")));
-    };
-    let size = fs::metadata(file).with_context(|| format!("cannot look at {}", file.display()))?.len();
-    if size > PAYLOAD_BYTES_MAX {
-        bail!("{} has {size} bytes, at most {PAYLOAD_BYTES_MAX} are read", file.display());
-    }
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let payload: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
-    sqlx::query("select backhaul.dead_replay($1, $2, $3, $4)")
-        .bind(id)
-        .bind(replay.chosen.actor.name())
-        .bind(&replay.why)
-        .bind(payload)
-        .execute(pool)
-        .await
-        .map_err(explain)?;
-    report(&[json!({ "id": id, "outcome": "replayed" })], replay.chosen.json, "replayed")
-}
-
-/// Calls `sql` for every chosen dead letter, each in a transaction of its own: one that is gone stops no other.
-async fn decide(pool: &PgPool, chosen: &Chosen, why: &str, sql: &'static str, done: &str) -> Result<()> {
-    let ids = chosen_ids(pool, chosen).await?;
-    let bulk = chosen.ids.is_empty();
-    if bulk && !chosen.yes {
-        let note = format!("{} dead letters would be {done}; add --yes to do it\n", ids.len());
-        return if chosen.json {
-            table::print_json(&json!({ "would_be": done, "count": ids.len() }))
-        } else {
-            table::write_out(&note)
-        };
-    }
-    let mut outcomes = Vec::new();
-    for id in &ids {
-        let answer = sqlx::query(sql).bind(id).bind(chosen.actor.name()).bind(why).execute(pool).await.map_err(explain);
-        match answer {
-            Ok(_) => outcomes.push(json!({ "id": id, "outcome": done })),
-            // Somebody else decided on it since the list was read; that is no failure of this command.
-            Err(error) if bulk && exit::code_of(&error) == exit::NOT_FOUND => {
-                outcomes.push(json!({ "id": id, "outcome": "gone" }));
-            }
-            Err(error) => {
-                if !outcomes.is_empty() {
-                    report(&outcomes, chosen.json, done)?;
-                }
-                return Err(error);
-            }
-        }
-    }
-    report(&outcomes, chosen.json, done)
-}
-
-async fn chosen_ids(pool: &PgPool, chosen: &Chosen) -> Result<Vec<i64>> {
-    if !chosen.ids.is_empty() {
-        return Ok(chosen.ids.clone());
-    }
-    let filter = &chosen.filter;
-    if filter.kind.is_none() && filter.tenant.is_none() && filter.code.is_none() && filter.fingerprint.is_none() {
-        return Err(anyhow!(Coded::new(exit::USAGE, "name ids, or a filter: --kind, --tenant, --code, --fingerprint")));
-    }
-    let sql = format!("select id from backhaul.dead_letters where {MATCHES} order by died_at, id limit $5");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-        .bind(&filter.kind)
-        .bind(&filter.tenant)
-        .bind(&filter.code)
-        .bind(&filter.fingerprint)
-        .bind(chosen.limit)
-        .fetch_all(pool)
-        .await
-        .map_err(explain)
-}
-
-fn report(outcomes: &[Value], json: bool, done: &str) -> Result<()> {
-    if json {
-        return table::print_json(&Value::Array(outcomes.to_vec()));
-    }
-    let count = outcomes.iter().filter(|outcome| outcome["outcome"] == done).count();
-    match outcomes {
-        [only] => table::write_out(&format!("job {} is {}\n", only["id"], only["outcome"].as_str().unwrap_or(done))),
-        _ => table::write_out(&format!("{count} dead letters {done}\n")),
-    }
 }
