@@ -1,0 +1,142 @@
+//! The hot statements read what they need and no more, whatever the statistics say: pinned by what Postgres counts
+//! itself, with a long backlog, never analysed, and with a snapshot that keeps every dead row alive.
+
+use serde_json::json;
+use sqlx::{Acquire, PgConnection, types::Json};
+use uuid::Uuid;
+
+use crate::support::{Database, Toy, database};
+
+const BACKLOG: i64 = 60_000;
+
+/// What one statement read.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+struct Read {
+    /// Sequential scans of tables that grow.
+    scans: i64,
+    /// Index entries of `jobs` that scans returned, dead ones too.
+    entries: i64,
+}
+
+/// Counters of this database, with everything this session did so far.
+async fn counters(connection: &mut PgConnection) -> Read {
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut *connection).await.expect("flushes");
+    let (scans, entries): (i64, i64) = sqlx::query_as(
+        "select (select sum(seq_scan)::bigint from pg_stat_user_tables where schemaname = 'backhaul'
+                 and relname in ('jobs', 'events_0', 'dead_letters', 'idempotency_keys', 'steps')),
+            (select sum(idx_tup_read)::bigint from pg_stat_user_indexes where schemaname = 'backhaul' and relname = 'jobs')",
+    )
+    .fetch_one(connection)
+    .await
+    .expect("counts");
+    Read { scans, entries }
+}
+
+struct Bench {
+    connection: sqlx::pool::PoolConnection<sqlx::Postgres>,
+    worker: Uuid,
+}
+
+impl Bench {
+    async fn claim(&mut self, want: i32) -> (Vec<i64>, Vec<i64>) {
+        let rows: Vec<(i64, i64)> = sqlx::query_as(
+            "select id, lease from backhaul.claim($1, array['toy@1'], $2, clock_timestamp() - interval '1 second')",
+        )
+        .bind(self.worker)
+        .bind(want)
+        .fetch_all(&mut *self.connection)
+        .await
+        .expect("claims");
+        rows.into_iter().unzip()
+    }
+
+    async fn settle(&mut self, ids: &[i64], leases: &[i64]) {
+        let mut distinct = leases.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let n = ids.len();
+        let refused: Vec<i64> = sqlx::query_scalar(
+            "select backhaul.settle($1, $2, $3, null, $4, $4, false, '{}', $2, $5, array_fill(now(), array[$6]),
+                 array_fill('dev.backhaul.job.completed'::text, array[$6]), array_fill('default'::text, array[$6]),
+                 array_fill('toy'::text, array[$6]), array_fill('job'::text, array[$6]),
+                 array_fill(null::text, array[$6]), array_fill('{}'::bytea, array[$6]), null, null)",
+        )
+        .bind(self.worker)
+        .bind(ids)
+        .bind(leases)
+        .bind(&distinct)
+        .bind((0..n).map(|_| Uuid::new_v4()).collect::<Vec<_>>())
+        .bind(i32::try_from(n).expect("small"))
+        .fetch_one(&mut *self.connection)
+        .await
+        .expect("settles");
+        assert_eq!(refused, [0_i64; 0]);
+    }
+
+    /// Claims and settles `rows`, and checks what either read.
+    async fn check(&mut self, rows: usize, when: &str) {
+        let before = counters(&mut self.connection).await;
+        let (ids, leases) = self.claim(i32::try_from(rows).expect("small")).await;
+        assert_eq!(ids.len(), rows, "{when}");
+        let claimed = counters(&mut self.connection).await;
+        self.settle(&ids, &leases).await;
+        let settled = counters(&mut self.connection).await;
+        let rows = i64::try_from(rows).expect("small");
+        assert_eq!(settled.scans, before.scans, "no table that grows is scanned, {when}");
+        // Each claimed job is found in the lane's index and fetched by its id; the rest is looking for lanes with work.
+        let claim = claimed.entries - before.entries;
+        assert!(claim <= 3 * rows + 50, "a claim of {rows} read {claim} entries, {when}");
+        let settle = settled.entries - claimed.entries;
+        assert!(settle <= 2 * rows + 50, "a settle of {rows} read {settle} entries, {when}");
+    }
+}
+
+async fn backlog(db: &Database) {
+    let batch: Vec<_> = (0..10_000).map(|n| json!({ "kind": "toy", "payload": Toy::new(n) })).collect();
+    for _ in 0..BACKLOG / 10_000 {
+        sqlx::query("select count(*) from backhaul.enqueue_many($1)")
+            .bind(Json(&batch))
+            .execute(db.store.pool())
+            .await
+            .expect("enqueues");
+        // Gives the first batch its places and wakes the cursor for the others.
+        db.run("select backhaul.promote(20000, '-infinity')").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_settles_read_what_they_take() {
+    let db = database().await;
+    backlog(&db).await;
+    let mut bench = Bench { connection: db.store.pool().acquire().await.expect("connects"), worker: Uuid::new_v4() };
+    sqlx::query("select backhaul.register_worker($1, 'test', 1, 'test', array['toy@1'], 1)")
+        .bind(bench.worker)
+        .execute(db.store.pool())
+        .await
+        .expect("registers");
+    // The first claims of a session also promote what is due and plan their statements.
+    for _ in 0..6 {
+        let (ids, leases) = bench.claim(5).await;
+        bench.settle(&ids, &leases).await;
+    }
+    bench.check(10, "with a backlog").await;
+    bench.check(1_000, "with a backlog").await;
+
+    // Somebody's report, left open: from here on no dead row can be removed.
+    let mut report = db.store.pool().acquire().await.expect("connects");
+    let mut held = report.begin().await.expect("begins");
+    sqlx::raw_sql("set transaction isolation level repeatable read; select count(*) from backhaul.kinds")
+        .execute(&mut *held)
+        .await
+        .expect("holds a snapshot");
+    for _ in 0..10 {
+        let (ids, leases) = bench.claim(1_000).await;
+        bench.settle(&ids, &leases).await;
+    }
+    bench.check(10, "behind 10,000 dead rows that a snapshot keeps").await;
+    bench.check(1_000, "behind 10,000 dead rows that a snapshot keeps").await;
+    held.rollback().await.expect("ends");
+
+    db.run("analyze").await;
+    bench.check(1_000, "with fresh statistics").await;
+}
