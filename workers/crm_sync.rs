@@ -9,6 +9,7 @@ pub mod delta;
 pub mod envelope;
 pub mod plan;
 pub mod push;
+mod reader;
 pub mod rebase;
 pub mod record;
 pub mod refusal;

@@ -110,6 +110,7 @@ fn the_documents_list_every_code() {
     ];
     let handshake = [
         include_str!("handshake/run.rs"),
+        include_str!("handshake/apply.rs"),
         include_str!("handshake/door.rs"),
         include_str!("handshake/history.rs"),
         include_str!("handshake/update.rs"),

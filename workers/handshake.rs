@@ -6,6 +6,7 @@
 //! audit trail. Each has tries of its own. Where the tenant asks for it, `rollback` puts the old channel back when the
 //! probe has failed for good.
 
+mod apply;
 mod door;
 mod history;
 pub mod payload;

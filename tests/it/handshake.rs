@@ -59,7 +59,7 @@ async fn a_channel_is_applied_probed_watched_and_audited() {
 /// Covers row 137, row 133, row 141, row 136 and row 138: every way in which a probe fails has a code of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_fail_by_name() {
-    let upstream = Upstream::start("hs-codes", "timeout_ms = 1000", "").await;
+    let upstream = Upstream::start("hs-codes", "", "").await;
     let good = upstream.tls(CertificateKind::Good);
     let mut cases: Vec<(String, &str)> = vec![
         (upstream.tls(CertificateKind::Expired), "probe_tls_expired"),
@@ -98,7 +98,7 @@ async fn probes_fail_by_name() {
 /// Covers row 136, row 138, row 140: what may pass is tried again, and named in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_that_may_pass_are_tried_again() {
-    let upstream = Upstream::start("hs-transient", "timeout_ms = 300\nfirst_message = 'hello'", "").await;
+    let upstream = Upstream::start("hs-transient", "timeout_ms = 1500\nfirst_message = 'hello'", "").await;
     let good = upstream.tls(CertificateKind::Good);
     let cases = [
         (format!("{good}/mute"), "probe_timeout"),

@@ -9,13 +9,12 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::{
+    reader::{Reader, is_uuid},
     refusal::{Place, Refusal},
-    settings::{CrmSyncSettings, IdPattern, MESSAGES_MAX, OverLength, PARTICIPANTS_MAX},
+    settings::{CrmSyncSettings, MESSAGES_MAX, PARTICIPANTS_MAX},
     thread::{Item, Message, Participant, Thread, ThreadEvent, Told},
 };
 
-/// Longest name, platform id and other short text, in UTF-16 units.
-const SHORT_UNITS_MAX: usize = 256;
 /// Most media references of one message, and their size together in bytes of JSON.
 const ATTACHMENTS_MAX: usize = 20;
 const ATTACHMENT_BYTES_MAX: usize = 8 * 1024;
@@ -25,7 +24,7 @@ const ATTACHMENT_BYTES_MAX: usize = 8 * 1024;
 /// # Errors
 /// Lists everything that is wrong.
 pub fn event(envelope: &Value, settings: &CrmSyncSettings) -> Result<Thread, Refusal> {
-    let mut reader = Reader { settings, refusal: Refusal::default() };
+    let mut reader = Reader::new(settings);
     let Some(envelope) = envelope.as_object() else {
         return Err(reader.fail(&Place::Root, "is not an object; send {event, timestamp, data}"));
     };
@@ -48,7 +47,7 @@ pub fn event(envelope: &Value, settings: &CrmSyncSettings) -> Result<Thread, Ref
 /// # Errors
 /// Lists everything that is wrong.
 pub fn fetched(body: &Value, settings: &CrmSyncSettings, fetched_at: DateTime<Utc>) -> Result<Thread, Refusal> {
-    let mut reader = Reader { settings, refusal: Refusal::default() };
+    let mut reader = Reader::new(settings);
     let (data, at) = match body.get("data").filter(|_| body.get("threadId").is_none()) {
         Some(data) => (data.as_object(), Place::Root.member("data")),
         None => (body.as_object(), Place::Root),
@@ -65,7 +64,7 @@ pub fn fetched(body: &Value, settings: &CrmSyncSettings, fetched_at: DateTime<Ut
 /// # Errors
 /// Lists everything that is wrong.
 pub fn reconcile(payload: &Value, settings: &CrmSyncSettings) -> Result<String, Refusal> {
-    let mut reader = Reader { settings, refusal: Refusal::default() };
+    let mut reader = Reader::new(settings);
     if payload.get("reconcile") != Some(&Value::Bool(true)) {
         reader.problem(&Place::Root.member("reconcile"), "must be true, or be left out for an event");
     }
@@ -81,7 +80,7 @@ pub fn reconcile(payload: &Value, settings: &CrmSyncSettings) -> Result<String, 
 /// # Errors
 /// Says what an id may look like.
 pub fn thread_id(text: &str, settings: &CrmSyncSettings) -> Result<String, Refusal> {
-    let mut reader = Reader { settings, refusal: Refusal::default() };
+    let mut reader = Reader::new(settings);
     let id = reader.thread_id(Some(&Value::String(text.to_owned())), &Place::Root.member("threadId"));
     reader.finish(id)
 }
@@ -94,37 +93,7 @@ fn same_id(left: Option<&Value>, right: Option<&Value>) -> bool {
     }
 }
 
-fn is_token(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
-}
-
-struct Reader<'a> {
-    settings: &'a CrmSyncSettings,
-    refusal: Refusal,
-}
-
 impl Reader<'_> {
-    fn problem(&mut self, at: &Place<'_>, why: impl Into<String>) {
-        self.refusal.add("invalid_payload", at, why);
-    }
-
-    fn fail(mut self, at: &Place<'_>, why: &str) -> Refusal {
-        self.problem(at, why);
-        self.refusal
-    }
-
-    fn finish<T>(self, value: Option<T>) -> Result<T, Refusal> {
-        match value {
-            Some(value) if self.refusal.is_empty() => Ok(value),
-            _ => Err(self.refusal),
-        }
-    }
-
     fn event(&mut self, value: Option<&Value>) -> Option<ThreadEvent> {
         let event = match value.and_then(Value::as_str) {
             Some("THREAD_MERGED") => Some(ThreadEvent::Merged),
@@ -282,95 +251,6 @@ impl Reader<'_> {
             }
         }
     }
-
-    fn text(&mut self, text: &str, at: &Place<'_>) -> Option<String> {
-        let max = self.settings.text_units_max;
-        // Every character is at least one byte, so a short text needs no counting.
-        if text.len() <= max || text.encode_utf16().count() <= max {
-            return Some(text.to_owned());
-        }
-        match self.settings.over_length {
-            OverLength::Reject => {
-                self.refusal.add("thread_text_too_long", at, format!("is longer than {max} UTF-16 units"));
-                None
-            }
-            OverLength::Truncate => Some(cut(text, max)),
-        }
-    }
-
-    fn short(&mut self, item: &Map<String, Value>, member: &'static str, at: &Place<'_>) -> Told<String> {
-        match item.get(member) {
-            None => Told::Nothing,
-            Some(Value::Null) => Told::Null,
-            Some(Value::String(text)) if text.encode_utf16().take(SHORT_UNITS_MAX + 1).count() <= SHORT_UNITS_MAX => {
-                Told::Value(text.clone())
-            }
-            Some(_) => {
-                let why = format!("must be text of at most {SHORT_UNITS_MAX} UTF-16 units, null or absent");
-                self.problem(&at.member(member), why);
-                Told::Nothing
-            }
-        }
-    }
-
-    fn thread_id(&mut self, value: Option<&Value>, at: &Place<'_>) -> Option<String> {
-        let text = value.and_then(Value::as_str).unwrap_or_default();
-        let (fits, form) = match self.settings.id_pattern {
-            IdPattern::Token => (is_token(text), "text of the form [A-Za-z0-9_-]{1,128}"),
-            IdPattern::Uuid => (is_uuid(text), "a UUID"),
-        };
-        if !fits {
-            self.problem(at, format!("must be {form}"));
-            return None;
-        }
-        Some(if is_uuid(text) { text.to_ascii_lowercase() } else { text.to_owned() })
-    }
-
-    /// Ids of messages and people travel in bodies only, so they need no pattern, only a bound.
-    fn id(&mut self, value: Option<&Value>, at: &Place<'_>) -> Option<String> {
-        match value.and_then(Value::as_str) {
-            Some(id) if !id.is_empty() && id.len() <= SHORT_UNITS_MAX && !id.chars().any(char::is_control) => {
-                Some(id.to_owned())
-            }
-            _ => {
-                self.problem(at, format!("must be non-empty text of at most {SHORT_UNITS_MAX} bytes"));
-                None
-            }
-        }
-    }
-
-    /// An integer, exactly: text and fractions would compare in ways nobody expects.
-    fn version(&mut self, value: Option<&Value>, at: &Place<'_>) -> Option<u64> {
-        match value {
-            None | Some(Value::Null) => None,
-            Some(value) => {
-                let version = value.as_u64();
-                if version.is_none() {
-                    self.problem(at, "must be an integer of at least 0, not text; leave it out where there is none");
-                }
-                version
-            }
-        }
-    }
-
-    fn instant(&mut self, value: Option<&Value>, at: &Place<'_>) -> Option<DateTime<Utc>> {
-        let instant = value.and_then(Value::as_str).and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-        if instant.is_none() {
-            self.problem(at, "must be an RFC 3339 time with an offset, for example 2026-01-31T12:00:00Z");
-        }
-        instant.map(|instant| instant.with_timezone(&Utc))
-    }
-}
-
-/// The longest beginning of `text` that has at most `units_max` UTF-16 units.
-fn cut(text: &str, units_max: usize) -> String {
-    let mut units = 0;
-    text.chars()
-        .take_while(|character| {
-            units += character.len_utf16();
-            units <= units_max
-        })
-        .collect()
 }
 
 #[cfg(test)]

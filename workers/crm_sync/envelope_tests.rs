@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::crm_sync::settings::Role;
+use crate::crm_sync::settings::{IdPattern, OverLength, Role};
 
 fn settings() -> CrmSyncSettings {
     CrmSyncSettings::default()

@@ -3,16 +3,16 @@
 use backhaul_engine::{Begun, Done, Failure, JobContext};
 use backhaul_outbound::{Profile, address};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::{
     Handshake, Stage,
     door::Door,
     history,
-    payload::{self, Request},
+    payload::Request,
     settings::HandshakeSettings,
-    update::{Applied, Writer, patch, wanted},
+    update::{Applied, Writer},
     watch,
 };
 use crate::{
@@ -27,14 +27,6 @@ use crate::{
     trail::{Trail, ends_job},
 };
 
-/// The channel as the job found it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Found {
-    id: String,
-    /// Absent where there is none and the tenant lets jobs create it.
-    channel: Option<Channel>,
-}
-
 /// Why a channel is put back; kept, so that no later attempt changes its mind half-way.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Verdict {
@@ -43,12 +35,12 @@ struct Verdict {
 }
 
 /// Everything one attempt works with.
-struct Attempt<'e> {
+pub(super) struct Attempt<'e> {
     env: &'e Env,
-    profile: &'e Profile,
-    settings: HandshakeSettings,
-    request: Request,
-    channels: Channels<'e>,
+    pub(super) profile: &'e Profile,
+    pub(super) settings: HandshakeSettings,
+    pub(super) request: Request,
+    pub(super) channels: Channels<'e>,
 }
 
 pub(super) async fn attempt(
@@ -109,107 +101,6 @@ impl Attempt<'_> {
     /// A plain address is for a developer's own machine, and only where the profile names it.
     fn is_insecure_loopback(&self, webchat_url: &str) -> bool {
         address::check(webchat_url, &self.profile.probe.allow_hosts, address::Schemes::WEBSOCKET).is_ok()
-    }
-
-    /// Reads the channel and, in a mode that applies, writes it. Answers its id, how it stands now, and the write.
-    async fn apply(&self, ctx: &mut JobContext) -> Result<(String, Map<String, Value>, Option<Applied>), Failure> {
-        let channel = match (&self.request.channel, self.request.mode.applies()) {
-            (Some(channel), false) => {
-                // A probe that says everything itself needs nothing of the platform.
-                let Value::Object(document) = patch(channel) else { return Err(no_object()) };
-                return Ok((self.request.channel_id.clone(), document, None));
-            }
-            (channel, _) => channel,
-        };
-        let found = self.find(ctx).await?;
-        let Some(channel) = channel else {
-            let document = found.channel.map(|channel| channel.document).unwrap_or_default();
-            return Ok((found.id, document, None));
-        };
-        let applied = match &found.channel {
-            Some(base) => self.put(ctx, &found.id, base, channel).await?,
-            None => self.create(ctx, channel).await?,
-        };
-        Ok((applied.id.clone(), applied.after.clone(), Some(applied)))
-    }
-
-    async fn find(&self, ctx: &mut JobContext) -> Result<Found, Failure> {
-        let id = &self.request.channel_id;
-        let create = self.settings.create_missing && self.request.mode.applies();
-        ctx.step("read", |_| async {
-            if let Some(channel) = self.channels.read(id).await? {
-                return Ok(Done::new(Found { id: id.clone(), channel: Some(channel) }));
-            }
-            if !create {
-                let message = "there is no such channel; create it, or set kinds.handshake.create_missing";
-                return Err(Failure::permanent("channel_not_found", message).with_status(404));
-            }
-            let Some(known) = self.channels.find(id).await? else {
-                return Ok(Done::new(Found { id: id.clone(), channel: None }));
-            };
-            let channel = self.channels.read(&known).await?;
-            Ok(Done::new(Found { id: known, channel }))
-        })
-        .await
-    }
-
-    async fn put(
-        &self,
-        ctx: &mut JobContext,
-        id: &str,
-        base: &Channel,
-        channel: &payload::Channel,
-    ) -> Result<Applied, Failure> {
-        let job = ctx.job().clone();
-        let ours = wanted(&base.document, &patch(channel));
-        ctx.write_step("put", |key, begun| async move {
-            let writer = Writer { channels: &self.channels, id, base, ours, key: &key };
-            let applied = writer.write(begun).await?;
-            let status = if applied.changed { "updated" } else { "unchanged" };
-            let event = told(Trail::new("handshake.applied", &job, id, "put", status), &applied).event();
-            Ok(Done::new(applied).audit(event))
-        })
-        .await
-    }
-
-    /// Creates the channel under the payload's id as external id. After a lost answer the platform is asked first.
-    async fn create(&self, ctx: &mut JobContext, channel: &payload::Channel) -> Result<Applied, Failure> {
-        let job = ctx.job().clone();
-        let external = &self.request.channel_id;
-        let mut document = patch(channel);
-        document["externalId"] = json!(external);
-        let Value::Object(document) = document else { return Err(no_object()) };
-        ctx.write_step("create", |key, begun| async move {
-            let known = match begun {
-                Begun::Now => None,
-                Begun::OutcomeUnknown => self.channels.find(external).await?,
-            };
-            let (id, exchange) = match known {
-                Some(id) => (id, None),
-                None => match self.channels.create(&document, &key).await {
-                    Ok((id, exchange)) => (id, Some(exchange)),
-                    Err(trouble) if trouble.is_conflict() => match self.channels.find(external).await? {
-                        Some(id) => (id, None),
-                        None => return Err(trouble.into()),
-                    },
-                    Err(trouble) => return Err(trouble.into()),
-                },
-            };
-            let applied = Applied {
-                id,
-                changed: true,
-                before: None,
-                after: document,
-                standing_before: None,
-                standing_after: None,
-                rereads: 0,
-                exchange,
-            };
-            let trail = Trail::new("handshake.applied", &job, &applied.id, "create", "created");
-            let event = told(trail, &applied).with("external_id", external.as_str()).event();
-            Ok(Done::new(applied).audit(event))
-        })
-        .await
     }
 
     async fn probe(
@@ -314,12 +205,8 @@ fn is_encrypted(webchat_url: &str) -> bool {
     Url::parse(webchat_url).is_ok_and(|url| matches!(url.scheme(), "https" | "wss"))
 }
 
-fn no_object() -> Failure {
-    Failure::permanent("invalid_payload", "the channel makes no object")
-}
-
 /// Adds what a write did to an event.
-fn told(trail: Trail, applied: &Applied) -> Trail {
+pub(super) fn told(trail: Trail, applied: &Applied) -> Trail {
     let (before, after) = (applied.standing_before.as_ref(), applied.standing_after.as_ref());
     let trail = trail
         .with("version_before", before.and_then(|standing| standing.version))

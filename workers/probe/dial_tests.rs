@@ -242,7 +242,7 @@ async fn a_first_message_wants_an_answer() {
     let (polite, _server) = serve(authorities.acceptor(Fault::None), Manner::Polite).await;
     assert_eq!(probe(polite, &knock(5_000)).await.expect("it opens").answered, Some(true));
     let (silent, _server) = serve(authorities.acceptor(Fault::None), Manner::Silent).await;
-    assert_eq!(probe(silent, &knock(500)).await.expect("it opens").answered, Some(false));
+    assert_eq!(probe(silent, &knock(2_000)).await.expect("it opens").answered, Some(false));
     let (rude, _server) = serve(authorities.acceptor(Fault::None), Manner::ClosesOnMessage).await;
     let error = probe(rude, &knock(5_000)).await.expect_err("closed");
     assert_eq!(error, ProbeError::ClosedEarly { doing: "waiting for an answer" });
