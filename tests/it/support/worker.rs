@@ -63,7 +63,7 @@ impl Worker {
         // One thread: once a kill has begun, no task of this worker is polled again.
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let url = store.options().to_url_lossy();
+        let url = store.pool().connect_options().to_url_lossy();
         let task = runtime.spawn(async move {
             let own = Store::connect(url.as_str(), 10, options.pooler).await.expect("connects");
             run_worker(own, registry, sinks, options, until).await.expect("the worker starts");
