@@ -31,6 +31,7 @@ use super::{
     session::Session,
     table,
 };
+use crate::telemetry;
 
 /// Batches that wait between the reader and the database. Together with the size of a batch they bound the memory.
 const BATCHES_WAITING_MAX: usize = 2;
@@ -216,13 +217,14 @@ async fn enqueue(
     for (line, reason) in &batch.unreadable {
         refuse(tally, *line, reason, None)?;
     }
+    let traceparent = telemetry::traceparent();
     let jobs: Vec<Value> = batch
         .rows
         .iter()
         .map(|row| {
             json!({
                 "kind": command.kind, "tenant": command.tenant, "payload": row.payload, "priority": "backfill",
-                "idempotency_key": command.key(&row.payload),
+                "idempotency_key": command.key(&row.payload), "traceparent": traceparent,
             })
         })
         .collect();

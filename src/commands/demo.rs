@@ -24,6 +24,7 @@ use super::{
     stop::Stop,
     table,
 };
+use crate::telemetry;
 
 /// The settings of the demo's workers.
 const SETTINGS: &str = include_str!("../../config/demo.toml");
@@ -105,8 +106,12 @@ pub(crate) async fn run(session: &Session, command: Demo) -> Result<()> {
 
 /// Enqueues as any producer would: one SQL statement. Returns how many jobs there are.
 async fn enqueue(store: &backhaul_engine::Store, jobs: &[Value]) -> Result<usize> {
+    let mut jobs = jobs.to_vec();
+    if let Some(traceparent) = telemetry::traceparent() {
+        jobs.iter_mut().for_each(|job| job["traceparent"] = traceparent.clone().into());
+    }
     let answers: Vec<Value> = rows_of("select * from backhaul.enqueue_many($1)")
-        .bind(Value::Array(jobs.to_vec()))
+        .bind(Value::Array(jobs))
         .fetch_all(store.pool())
         .await
         .map_err(explain)?;
