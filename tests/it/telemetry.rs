@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    process::Stdio,
     sync::mpsc,
     thread,
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 use backhaul_engine::Job;
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Toy, binary, database};
+use crate::support::{PATIENCE, Toy, binary, database, eventually, target_dir};
 
 /// One export: the path it came to, its `authorization` header and its body.
 struct Export {
@@ -51,7 +52,9 @@ fn serve(stream: &TcpStream, sender: &mpsc::Sender<Export>) {
         }
         let header = |name: &str| {
             head.iter().find_map(|line| {
-                line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+                line.split_once(':')
+                    .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.trim().to_owned())
             })
         };
         let length = header("content-length").and_then(|text| text.parse().ok()).expect("a length");
@@ -100,6 +103,30 @@ async fn a_command_exports_its_spans_and_its_job_continues_their_trace() {
 }
 
 #[tokio::test]
+async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
+    let database = database().await;
+    let (url, exports) = receiver();
+    let mut worker = binary();
+    worker.args(["work", "--until-stdin-ends"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    worker.env("DATABASE_URL", &database.url).env("BACKHAUL__PROFILES__DIR", target_dir());
+    worker.env("BACKHAUL__TELEMETRY__OTLP_ENDPOINT", &url).env("BACKHAUL__SINKS__FILE__PATH", "");
+    // Nothing but the end of the process makes it send.
+    worker.env("BACKHAUL__TELEMETRY__EXPORT_INTERVAL_S", "3600");
+    let mut worker = worker.spawn().expect("spawns");
+    eventually("the worker signs on", async || database.one::<i64>("select count(*) from backhaul.workers").await == 1)
+        .await;
+    database.run("select * from backhaul.enqueue(kind => 'crm-sync', payload => '{\"threadId\": \"t\"}')").await;
+    eventually("the job dies for want of a profile", async || {
+        database.one::<i64>("select count(*) from backhaul.dead_letters").await == 1
+    })
+    .await;
+    drop(worker.stdin.take());
+    assert!(worker.wait().expect("ends").success());
+    let metrics = exports.try_iter().find(|export| export.path == "/v1/metrics").expect("metrics were exported");
+    assert!(contains(&metrics.body, "backhaul"), "the engine's metrics are among them");
+}
+
+#[tokio::test]
 async fn nothing_is_collected_unless_it_is_configured() {
     let database = database().await;
     let output = binary()
@@ -116,7 +143,10 @@ async fn nothing_is_collected_unless_it_is_configured() {
 fn logs_are_json_where_no_terminal_reads_them() {
     let mut command = binary();
     // A worker without profiles says so in its log, and then finds no database.
-    command.args(["work"]).env("DATABASE_URL", "postgres://u@127.0.0.1:1/d").env("BACKHAUL__PROFILES__DIR", env!("CARGO_TARGET_TMPDIR"));
+    command
+        .args(["work"])
+        .env("DATABASE_URL", "postgres://u@127.0.0.1:1/d")
+        .env("BACKHAUL__PROFILES__DIR", env!("CARGO_TARGET_TMPDIR"));
     let output = command.output().expect("runs");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("no JSON in {text}"));
