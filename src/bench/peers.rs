@@ -1,0 +1,4 @@
+//! What Backhaul is set beside.
+
+pub(crate) mod apalis;
+pub(crate) mod bare;
