@@ -1,6 +1,6 @@
 //! Bringing the schema to this program's version, and refusing to work with another.
 
-use sqlx::migrate::Migrator;
+use sqlx::{PgPool, migrate::Migrator, postgres::PgPoolOptions};
 
 use crate::{
     job::KindSpec,
@@ -33,6 +33,13 @@ pub async fn schema_version(store: &Store) -> Result<i64, StoreError> {
         .await?)
 }
 
+async fn run(connection: &PgPool) -> Result<(), StoreError> {
+    // Waiting for another process that migrates, or building an index of a large table, takes longer than any
+    // statement of a worker may.
+    sqlx::query("set statement_timeout = '30 min'").execute(connection).await?;
+    Ok(migrator().run(connection).await?)
+}
+
 /// Applies what is missing and registers the kinds. Safe when two processes start at once: one waits for the other.
 /// Returns the version before and after.
 pub async fn migrate(store: &Store, kinds: &[KindSpec]) -> Result<(i64, i64), StoreError> {
@@ -42,7 +49,12 @@ pub async fn migrate(store: &Store, kinds: &[KindSpec]) -> Result<(i64, i64), St
         return Err(StoreError::SchemaNewer { found: before, known });
     }
     if before < known {
-        migrator().run(store.pool()).await?;
+        // A connection of its own, closed either way: migrations hold a lock of their session, which one that failed
+        // does not give back, and others would wait for it as long as a pool kept the session.
+        let own = PgPoolOptions::new().max_connections(1).connect_with(store.options().clone()).await?;
+        let migrated = run(&own).await;
+        own.close().await;
+        migrated?;
     }
     register_kinds(store, kinds).await?;
     Ok((before, schema_version(store).await?))
