@@ -8,6 +8,7 @@ mod handshake;
 mod kill;
 mod lifecycle;
 mod migrations;
+mod ordering;
 mod plans;
 mod pooler;
 mod private_cluster;
