@@ -17,7 +17,7 @@ use self::reader::Reader;
 pub(crate) use self::{
     problems::Problems,
     sections::{
-        ClusterSection, DatabaseSection, LogFormat, ProfilesSection, SinksSection, StorageSection, TelemetrySection,
+        ClusterSection, DatabaseSection, IngressSection, LogFormat, ProfilesSection, SinksSection, StorageSection, TelemetrySection,
         WorkerSection,
     },
 };
@@ -32,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) cluster: ClusterSection,
     pub(crate) worker: WorkerSection,
     pub(crate) profiles: ProfilesSection,
+    pub(crate) ingress: IngressSection,
     pub(crate) storage: StorageSection,
     pub(crate) sinks: SinksSection,
     pub(crate) telemetry: TelemetrySection,
@@ -47,6 +48,7 @@ impl Settings {
             cluster: ClusterSection::read(&mut reader),
             worker: WorkerSection::read(&mut reader),
             profiles: ProfilesSection::read(&mut reader),
+            ingress: IngressSection::read(&mut reader),
             storage: StorageSection::read(&mut reader),
             sinks: SinksSection::read(&mut reader),
             telemetry: TelemetrySection::read(&mut reader),

@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use chrono::DateTime;
 use serde_json::Value;
 
-use crate::{crm_sync::CrmSync, enrichment::Enrichment, handshake::Handshake, widget_patch::WidgetPatch};
+use crate::{
+    crm_sync::CrmSync, deliver::Deliver, enrichment::Enrichment, handshake::Handshake, widget_patch::WidgetPatch,
+};
 
 const CRM_SYNC: &str = include_str!("../docs/kinds/crm-sync.md");
+const DELIVER: &str = include_str!("../docs/kinds/deliver.md");
 const HANDSHAKE: &str = include_str!("../docs/kinds/handshake.md");
 const WIDGET_PATCH: &str = include_str!("../docs/kinds/widget-patch.md");
 const ENRICHMENT: &str = include_str!("../docs/kinds/enrichment.md");
@@ -25,6 +28,8 @@ fn the_documents_payloads_are_accepted() {
     let payload: Value = serde_json::from_str(block(WIDGET_PATCH, "json")).expect("JSON");
     let rules = crate::widget_patch::settings::Rules::default();
     assert!(WidgetPatch::new(payload).check(&rules).is_ok());
+
+    assert!(serde_json::from_str::<Deliver>(block(DELIVER, "json")).is_ok());
 
     let payload: Value = serde_json::from_str(block(HANDSHAKE, "json")).expect("JSON");
     assert!(Handshake::new(payload).check().is_ok());
@@ -49,6 +54,11 @@ fn the_documents_settings_are_accepted() {
     let rules: crate::widget_patch::settings::Rules =
         table["kinds"]["widget-patch"].clone().try_into().expect("the table has the right shape");
     assert_eq!(rules, crate::widget_patch::settings::Rules::default(), "the document shows the defaults");
+
+    let table: toml::Table = block(DELIVER, "toml").parse().expect("TOML");
+    let settings: crate::deliver::settings::DeliverSettings =
+        table["kinds"]["deliver"].clone().try_into().expect("the table has the right shape");
+    assert_eq!(settings.targets.len(), 3);
 
     let table: toml::Table = block(HANDSHAKE, "toml").parse().expect("TOML");
     let settings: crate::handshake::settings::HandshakeSettings =
@@ -108,6 +118,7 @@ fn the_documents_list_every_code() {
         include_str!("api/threads.rs"),
         include_str!("api/precondition.rs"),
     ];
+    let deliver = [include_str!("deliver.rs")];
     let handshake = [
         include_str!("handshake/run.rs"),
         include_str!("handshake/apply.rs"),
@@ -124,6 +135,7 @@ fn the_documents_list_every_code() {
         (WIDGET_PATCH, &widget[..]),
         (ENRICHMENT, &enrichment[..]),
         (CRM_SYNC, &crm_sync[..]),
+        (DELIVER, &deliver[..]),
         (HANDSHAKE, &handshake[..]),
     ];
     for (document, sources) in kinds {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use backhaul_engine::Failure;
 use backhaul_outbound::{Client, Profile, Profiles};
 
-use crate::{crm_sync::settings::CrmSyncSettings, enrichment, handshake::settings::HandshakeSettings, widget_patch};
+use crate::{
+    crm_sync::settings::CrmSyncSettings, deliver::settings::DeliverSettings, enrichment,
+    handshake::settings::HandshakeSettings, widget_patch,
+};
 
 /// The clients, the connection profiles, and what the profiles say about kinds, read once. One value serves the whole
 /// process; it holds no state of a job.
@@ -104,6 +107,7 @@ impl Sections {
                 Err(found) => problems.extend(found),
             }
             problems.extend(CrmSyncSettings::of(profile).err().into_iter().flatten());
+            problems.extend(DeliverSettings::of(profile).err().into_iter().flatten());
             problems.extend(HandshakeSettings::of(profile).err().into_iter().flatten());
         }
         if problems.is_empty() { Ok(sections) } else { Err(problems) }

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod crm_sync;
 pub mod css;
+pub mod deliver;
 pub mod depth;
 pub mod enrichment;
 pub mod env;
@@ -31,6 +32,7 @@ macro_rules! for_each_kind {
     ($call:ident) => {
         $call! {
             crm_sync::CrmSync,
+            deliver::Deliver,
             enrichment::Enrichment,
             handshake::Handshake,
             widget_patch::WidgetPatch,

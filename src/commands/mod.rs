@@ -14,6 +14,8 @@ mod jobs;
 mod kinds;
 mod migrate;
 mod outbox;
+mod parked;
+mod serve;
 mod session;
 mod settings;
 #[cfg(feature = "demo")]
@@ -64,12 +66,15 @@ enum Command {
     Demo(demo::Demo),
     Migrate(migrate::Migrate),
     Work(work::Work),
+    Serve(serve::Serve),
     Enqueue(enqueue::Enqueue),
     Backfill(backfill::Backfill),
     #[command(subcommand)]
     Jobs(jobs::Jobs),
     #[command(subcommand)]
     Dead(dead::Dead),
+    #[command(subcommand)]
+    Parked(parked::Parked),
     #[command(subcommand)]
     Outbox(outbox::Outbox),
     #[cfg(feature = "demo")]
@@ -91,6 +96,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Completions(command) => completions::run(&command),
         Command::Migrate(command) => on_runtime(&session, "migrate", migrate::run(&session, command)),
         Command::Work(command) => on_runtime(&session, "work", work::run(&session, command)),
+        Command::Serve(command) => on_runtime(&session, "serve", serve::run(&session, command)),
         #[cfg(feature = "demo")]
         Command::Demo(command) => on_runtime(&session.quiet(), "demo", demo::run(&session, command)),
         #[cfg(feature = "demo")]
@@ -99,6 +105,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Backfill(command) => on_runtime(&session, "backfill", backfill::run(&session, command)),
         Command::Jobs(command) => on_runtime(&session, "jobs", jobs::run(&session, command)),
         Command::Dead(command) => on_runtime(&session, "dead", dead::run(&session, command)),
+        Command::Parked(command) => on_runtime(&session, "parked", parked::run(&session, command)),
         Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),
         Command::Doctor(command) => on_runtime(&session, "doctor", doctor::run(&session, command)),
     }

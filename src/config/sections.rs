@@ -1,11 +1,14 @@
 //! The sections of the settings, each with the checks of its own keys.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::reader::Reader;
+
+/// A shorter token could be guessed.
+const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 
 /// `[database]`
 #[derive(Debug, Clone)]
@@ -124,6 +127,66 @@ pub(crate) struct ProfilesSection {
 impl ProfilesSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self { dir: reader.text("profiles.dir").into() }
+    }
+}
+
+/// `[ingress]`: the webhook receiver.
+#[derive(Debug, Clone)]
+pub(crate) struct IngressSection {
+    /// Where senders reach it.
+    pub(crate) listen: SocketAddr,
+    /// Where operators reach it.
+    pub(crate) admin_listen: SocketAddr,
+    /// What becomes of events.
+    pub(crate) routes: PathBuf,
+    /// Bearer token of the admin listener; None: its API refuses everybody.
+    pub(crate) admin_token: Option<SecretString>,
+    /// Unfinished jobs from which on senders are sent away.
+    pub(crate) backlog_max: u64,
+    /// Deliveries under way.
+    pub(crate) in_flight_max: usize,
+    /// Connections of one listener.
+    pub(crate) connections_max: usize,
+    /// Longest time for a body.
+    pub(crate) body_timeout: Duration,
+    /// Longest wait for the database.
+    pub(crate) store_timeout: Duration,
+    /// When senders that were sent away should come back.
+    pub(crate) retry_after: Duration,
+    /// Time between two looks for expired deliveries.
+    pub(crate) sweep: Duration,
+    /// How long requests may go on after a stop was asked for.
+    pub(crate) grace: Duration,
+}
+
+impl IngressSection {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let mut address = |key: &'static str| {
+            let text = reader.text(key);
+            text.parse().unwrap_or_else(|_| {
+                reader.problem(key, "must be an address and a port, like 127.0.0.1:3000");
+                SocketAddr::from(([127, 0, 0, 1], 0))
+            })
+        };
+        let (listen, admin_listen) = (address("ingress.listen"), address("ingress.admin_listen"));
+        let token = reader.optional_text("ingress.admin_token");
+        if token.as_ref().is_some_and(|token| token.len() < ADMIN_TOKEN_BYTES_MIN) {
+            reader.problem("ingress.admin_token", "must have at least 16 characters, or be empty");
+        }
+        Self {
+            listen,
+            admin_listen,
+            routes: reader.text("ingress.routes").into(),
+            admin_token: token.map(Into::into),
+            backlog_max: reader.number("ingress.backlog_max", 1..=100_000_000),
+            in_flight_max: usize::from(reader.number("ingress.in_flight_max", 1_u16..=10_000)),
+            connections_max: usize::from(reader.number("ingress.connections_max", 1_u16..=50_000)),
+            body_timeout: Duration::from_secs(reader.number("ingress.body_timeout_s", 1..=300)),
+            store_timeout: Duration::from_millis(reader.number("ingress.store_timeout_ms", 100..=60_000)),
+            retry_after: Duration::from_secs(reader.number("ingress.retry_after_s", 1..=3_600)),
+            sweep: Duration::from_secs(reader.number("ingress.sweep_s", 1..=3_600)),
+            grace: Duration::from_secs(reader.number("ingress.grace_s", 0..=600)),
+        }
     }
 }
 

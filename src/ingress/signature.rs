@@ -175,7 +175,7 @@ fn candidates(rules: &SignatureRules, headers: &HeaderMap) -> Option<Vec<Vec<u8>
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     let value = |digit: u8| char::from(digit).to_digit(16);

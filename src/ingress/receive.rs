@@ -1,0 +1,287 @@
+//! One delivery, from its first byte to the answer.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Request, StatusCode, request::Parts},
+    response::Response,
+};
+use backhaul_outbound::Profile;
+use futures::FutureExt;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    body,
+    delivery_key::{self, Key},
+    event::{self, Arrival, Problem, Reading},
+    intake::{self, Fate, Intake, IntakeError, Outcome, Taken},
+    jobs::{self, Common},
+    json::{Json, JsonError},
+    metrics::Ended,
+    reply::{self, Refusal},
+    routes::Source,
+    signature::{self, Verified},
+};
+
+/// Takes a delivery for `tenant`; without one, for the only tenant there is. Whatever happens, there is an answer, and
+/// one line in the log.
+pub(crate) async fn receive(app: Arc<App>, source: usize, tenant: Option<String>, request: Request<Body>) -> Response {
+    let started = Instant::now();
+    let id = Uuid::now_v7();
+    let source = &app.routes.sources[source];
+    let delivery = Delivery { app: &app, source, id };
+    // A mistake of ours must not take the connection, and with it the sender's other deliveries, down.
+    let outcome = AssertUnwindSafe(delivery.take(tenant.as_deref(), request)).catch_unwind().await;
+    let outcome = outcome.unwrap_or_else(|_| Err((Refusal::Internal, "panicked".to_owned())));
+    let took = started.elapsed();
+    let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let name = source.name.as_str();
+    match outcome {
+        Ok(taken) => {
+            let (ended, status) = match taken.outcome {
+                Outcome::Accepted => (Ended::Accepted, "accepted"),
+                Outcome::Duplicate => (Ended::Duplicate, "duplicate"),
+                Outcome::Parked => (Ended::Parked, "accepted"),
+            };
+            app.metrics.ended(name, ended, took);
+            tracing::info!(event_id = %taken.id, source = name, tenant, outcome = ended.as_str(), jobs = taken.jobs, latency_ms, "delivery taken");
+            let mut answer = json!({"status": status, "eventId": taken.id});
+            if taken.outcome == Outcome::Parked {
+                answer["parked"] = json!(true);
+            }
+            reply::respond(StatusCode::OK, &answer)
+        }
+        Err((refusal, why)) => {
+            let status = refusal.status();
+            let ours = status.is_server_error();
+            app.metrics.ended(name, if ours { Ended::Failed } else { Ended::Refused }, took);
+            if ours {
+                tracing::warn!(%id, source = name, tenant, status = status.as_u16(), code = refusal.code(), why, latency_ms, "delivery refused");
+            } else {
+                tracing::info!(%id, source = name, tenant, status = status.as_u16(), code = refusal.code(), why, latency_ms, "delivery refused");
+            }
+            refusal.respond(id)
+        }
+    }
+}
+
+/// A refusal, and what our log is told of it.
+type Refused = (Refusal, String);
+
+fn plain(refusal: Refusal) -> Refused {
+    (refusal, String::new())
+}
+
+/// One delivery on its way.
+struct Delivery<'a> {
+    app: &'a App,
+    source: &'a Source,
+    id: Uuid,
+}
+
+impl Delivery<'_> {
+    async fn take(&self, tenant: Option<&str>, request: Request<Body>) -> Result<Taken, Refused> {
+        let app = self.app;
+        let Ok(_place) = app.places.try_acquire() else {
+            return Err((self.busy("too_many_requests"), "every place is taken".to_owned()));
+        };
+        let profile = self.profile(tenant)?;
+        let bytes_max = profile.webhook.body_bytes_max;
+        let (parts, body) = request.into_parts();
+        let packing = body::admit(&parts.headers, bytes_max).map_err(plain)?;
+        let bytes = body::read(body, bytes_max, app.limits.body_timeout).await.map_err(plain)?;
+        let received_at = app.clock.now();
+        let verified = verify(profile, &parts, &bytes, received_at)?;
+        let bytes = body::unpack(bytes, packing, bytes_max).map_err(plain)?;
+        // Only who is known learns how busy we are.
+        if app.backlog.is_full() {
+            return Err((self.busy("queue_full"), format!("{} jobs are unfinished", app.backlog.jobs())));
+        }
+        let trace = traceparent(&parts.headers);
+        let arrival = Arrival { id: self.id, received_at };
+        let intake = Intake {
+            tenant: &profile.tenant,
+            source: &self.source.name,
+            keys: Vec::new(),
+            id: self.id,
+            event_type: None,
+            channel: None,
+            occurred_at: None,
+            received_at,
+            body: self.source.keep_body.then_some(bytes.as_slice()),
+            traceparent: trace,
+            fate: Fate::Jobs(String::new()),
+        };
+        let delivery_id = signature::unsigned_id(&profile.webhook, &parts.headers);
+        match self.read(profile, &bytes) {
+            Ok((body, reading)) => {
+                let whole = self.source.identity_body.then_some(bytes.as_slice());
+                let keys = delivery_key::keys(&reading, whole, &verified, delivery_id);
+                self.route(profile, &body, &reading, arrival, keys, &bytes, intake).await
+            }
+            Err((Refusal::WrongShape(problems), _)) if profile.webhook.park_invalid => {
+                self.park_invalid(&bytes, &problems, intake).await
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// An unknown tenant is answered like a bad signature: names of tenants are nobody's business.
+    fn profile(&self, tenant: Option<&str>) -> Result<&Profile, Refused> {
+        let profiles = &self.app.profiles;
+        let name = match tenant {
+            Some(tenant) => tenant,
+            None => {
+                let mut tenants = profiles.tenants();
+                match (tenants.next(), tenants.next()) {
+                    (Some(only), None) => only,
+                    _ => return Err(plain(Refusal::NotFound)),
+                }
+            }
+        };
+        let profile = profiles.get(name).ok_or((Refusal::Unauthenticated, "unknown tenant".to_owned()))?;
+        Ok(profile)
+    }
+
+    /// The body as JSON and what it says of itself.
+    fn read(&self, profile: &Profile, bytes: &[u8]) -> Result<(Json, Reading), Refused> {
+        let body = Json::parse(bytes).map_err(|error| match error {
+            JsonError::Unstorable(_) => {
+                let problems = vec![Problem::new("", error.to_string())];
+                (Refusal::WrongShape(problems), error.to_string())
+            }
+            _ => (Refusal::NotJson(error.to_string()), error.to_string()),
+        })?;
+        let reading = event::read(self.source, &body).map_err(|problems| {
+            let why = pointers(&problems);
+            (Refusal::WrongShape(problems), why)
+        })?;
+        let ids = &profile.webhook.webhook_ids;
+        let known = reading.webhook_id.as_ref().is_some_and(|id| ids.contains(id));
+        if !ids.is_empty() && !known {
+            return Err((Refusal::Unauthenticated, "the webhook is not one of the tenant's".to_owned()));
+        }
+        Ok((body, reading))
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a fact of the one delivery; a struct of them would be made for this call alone"
+    )]
+    async fn route(
+        &self,
+        profile: &Profile,
+        body: &Json,
+        reading: &Reading,
+        arrival: Arrival,
+        keys: Vec<Key>,
+        bytes: &[u8],
+        intake: Intake<'_>,
+    ) -> Result<Taken, Refused> {
+        let intake = Intake {
+            keys,
+            event_type: Some(&reading.event_type),
+            channel: reading.channel.as_deref(),
+            occurred_at: Some(reading.occurred_at),
+            ..intake
+        };
+        let route = match self.source.route(&reading.event_type, reading.channel.as_deref()) {
+            Ok(route) => route,
+            Err(reason) => return self.park(reason, None, bytes, intake).await,
+        };
+        let (record, drifts) = event::record(&self.app.routes, self.source, route, reading, arrival, body);
+        self.app.metrics.drifted(&self.source.name, &drifts);
+        let jobs = jobs::of(&self.app.routes, route, &record, body);
+        let problems: Vec<Problem> =
+            jobs.iter().flat_map(|job| self.app.checks.check(profile, &job.kind, &job.payload)).collect();
+        if !problems.is_empty() {
+            if profile.webhook.park_invalid {
+                return self.park("invalid", Some(&pointers(&problems)), bytes, intake).await;
+            }
+            let why = pointers(&problems);
+            return Err((Refusal::WrongShape(problems), why));
+        }
+        let common = Common { tenant: &profile.tenant, event: self.id, traceparent: intake.traceparent };
+        let argument = jobs::argument(&jobs, common);
+        let attempt = Intake { fate: Fate::Jobs(argument), ..intake.clone() };
+        match self.store(attempt).await {
+            // The sender cannot mend this, and would repeat it for ever: a person has to.
+            Err(IntakeError::Refused(reason)) => self.park("job_refused", Some(&reason), bytes, intake).await,
+            other => self.settled(other),
+        }
+    }
+
+    async fn park_invalid(&self, bytes: &[u8], problems: &[Problem], intake: Intake<'_>) -> Result<Taken, Refused> {
+        let intake = Intake { keys: vec![delivery_key::of_body(bytes)], ..intake };
+        self.park("invalid", Some(&pointers(problems)), bytes, intake).await
+    }
+
+    /// Keeps an event that became no job, with its whole body, until a person decides.
+    async fn park(
+        &self,
+        reason: &str,
+        detail: Option<&str>,
+        bytes: &[u8],
+        intake: Intake<'_>,
+    ) -> Result<Taken, Refused> {
+        let intake = Intake { body: Some(bytes), fate: Fate::Parked { reason, detail }, ..intake };
+        let (source, tenant) = (intake.source, intake.tenant);
+        let taken = self.store(intake).await;
+        if matches!(&taken, Ok(taken) if taken.outcome == Outcome::Parked) {
+            self.app.metrics.parked(reason);
+            tracing::warn!(event_id = %self.id, source, tenant, reason, detail, "event parked");
+        }
+        self.settled(taken)
+    }
+
+    async fn store(&self, intake: Intake<'_>) -> Result<Taken, IntakeError> {
+        let taken = intake::take_in(&self.app.store, intake, self.app.limits.store_timeout).await?;
+        self.app.backlog.add(taken.jobs);
+        Ok(taken)
+    }
+
+    fn settled(&self, taken: Result<Taken, IntakeError>) -> Result<Taken, Refused> {
+        taken.map_err(|error| match error {
+            IntakeError::Unavailable(why) => (self.busy("store_unavailable"), why),
+            IntakeError::Refused(why) => (Refusal::Internal, why),
+        })
+    }
+
+    fn busy(&self, code: &'static str) -> Refusal {
+        Refusal::Busy { code, retry_after_s: self.app.limits.retry_after.as_secs().max(1) }
+    }
+}
+
+fn verify(
+    profile: &Profile,
+    parts: &Parts,
+    bytes: &[u8],
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<Verified, Refused> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let delivery = signature::Delivery { method: parts.method.as_str(), target, headers: &parts.headers, body: bytes };
+    signature::verify(&profile.webhook, delivery, now).map_err(|why| (Refusal::Unauthenticated, why.to_string()))
+}
+
+/// The places of problems, for the log and for parked events: no values.
+fn pointers(problems: &[Problem]) -> String {
+    let told: Vec<String> =
+        problems.iter().take(20).map(|problem| format!("{} {}", problem.pointer, problem.message)).collect();
+    told.join("; ")
+}
+
+/// The sender's trace, where it is one: version 00, ids not all zeroes.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let named = |part: &str| part.bytes().any(|byte| byte != b'0');
+    matches!(parts[..], ["00", trace, span, flags]
+        if hex(trace, 32) && hex(span, 16) && hex(flags, 2) && named(trace) && named(span))
+    .then_some(text)
+}
