@@ -80,7 +80,12 @@ pub(crate) fn explain(error: sqlx::Error) -> anyhow::Error {
                 "3F000" | "42P01" | "42883" => {
                     (exit::DATABASE, format!("{text}: the schema is missing or old, run `backhaul migrate`"))
                 }
-                "42501" => (exit::FAILURE, format!("{text}: this login lacks a role, for example backhaul_operator; `backhaul doctor` says which it has")),
+                "42501" => (
+                    exit::FAILURE,
+                    format!(
+                        "{text}: this login lacks a role, for example backhaul_operator; `backhaul doctor` says which it has"
+                    ),
+                ),
                 connection if connection.starts_with("28") || connection.starts_with("3D") => (exit::DATABASE, text),
                 _ => (exit::FAILURE, text),
             }
