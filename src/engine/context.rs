@@ -12,7 +12,7 @@ use crate::{
     events::{self, EventColumns, EventRow},
     failure::Failure,
     pacing::Pacer,
-    steps::StepTable,
+    steps::{StepTable, stored},
 };
 
 /// The facts of the job that an attempt works on.
@@ -218,10 +218,7 @@ impl JobContext {
     }
 
     async fn finished<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, Failure> {
-        let Some((true, output)) = self.steps().await?.get(name) else { return Ok(None) };
-        serde_json::from_value(output.clone()).map(Some).map_err(|error| {
-            Failure::permanent("step_output_unreadable", format!("step {name} was stored in another shape: {error}"))
-        })
+        stored(self.steps().await?, name)
     }
 
     async fn finish<T: Serialize>(&mut self, name: &str, done: Done<T>) -> Result<T, Failure> {

@@ -4,7 +4,11 @@ use std::{future::Future, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{context::JobContext, failure::Failure};
+use crate::{
+    context::JobContext,
+    failure::Failure,
+    preview::{Preview, PreviewContext},
+};
 
 /// A job kind. The payload struct is the job; options are constants, and are written to the table
 /// `kinds` by `backhaul migrate`, so that producers which only speak SQL get the same rules.
@@ -35,6 +39,17 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// One attempt. Everything it does to the outside goes through `ctx.step`, so that a crash or a retry
     /// does not repeat what was done. The future is dropped at `TIMEOUT` and when the job is cancelled.
     fn run(&self, env: &Self::Env, ctx: &mut JobContext) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// What an attempt would do now, without doing it: asks the upstream, writes nothing anywhere. A failure is one that
+    /// keeps even the question from being answered. Kinds that do not say otherwise have no preview.
+    fn preview(
+        &self,
+        _env: &Self::Env,
+        _ctx: &mut PreviewContext,
+    ) -> impl Future<Output = Result<Preview, Failure>> + Send {
+        let message = format!("jobs of kind {} have no preview", Self::KIND);
+        std::future::ready(Err(Failure::permanent("preview_unsupported", message)))
+    }
 }
 
 /// The constants of one kind, as `backhaul migrate` writes them to the table `kinds`.

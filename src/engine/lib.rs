@@ -20,6 +20,7 @@ mod migrate;
 mod model;
 mod pacing;
 mod pooler;
+pub mod preview;
 mod reconnect;
 mod registry;
 mod relay;

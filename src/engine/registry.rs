@@ -5,15 +5,20 @@ use std::{collections::HashMap, pin::Pin, sync::Arc};
 use crate::{
     context::JobContext,
     decide::Outcome,
+    failure::Failure,
     job::{Job, KindSpec},
+    preview::{Flaw, Preview, PreviewContext, Subject},
+    store::Store,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+type Previewing<'a> = Pin<Box<dyn Future<Output = Result<Preview, Failure>> + Send + 'a>>;
 
 /// One kind behind a pointer.
 pub(crate) trait AnyKind: Send + Sync {
     fn spec(&self) -> &KindSpec;
     fn run<'a>(&'a self, payload: &'a str, context: &'a mut JobContext) -> Running<'a>;
+    fn preview<'a>(&'a self, payload: &'a str, context: &'a mut PreviewContext) -> Previewing<'a>;
 }
 
 struct Kind<J: Job> {
@@ -35,6 +40,18 @@ impl<J: Job> AnyKind for Kind<J> {
             match job.run(&self.env, context).await {
                 Ok(()) => Outcome::Done,
                 Err(failure) => Outcome::Failed(failure),
+            }
+        })
+    }
+
+    fn preview<'a>(&'a self, payload: &'a str, context: &'a mut PreviewContext) -> Previewing<'a> {
+        Box::pin(async move {
+            match serde_json::from_str::<J>(payload) {
+                Ok(job) => job.preview(&self.env, context).await,
+                Err(error) => {
+                    let flaw = Flaw { pointer: String::new(), message: error.to_string() };
+                    Ok(Preview::invalid("payload_invalid", [flaw]))
+                }
             }
         })
     }
@@ -69,6 +86,28 @@ impl Registry {
         let mut specs: Vec<KindSpec> = self.kinds.values().map(|kind| kind.spec().clone()).collect();
         specs.sort_by_key(|spec| (spec.kind, spec.version));
         specs
+    }
+
+    /// What the job, or the payload, would do now. With `reveals`, personal data that the tenant's policy lets pass is
+    /// shown as it would be sent; without, it is masked.
+    ///
+    /// # Errors
+    /// `kind_unknown`, `preview_unsupported`, or whatever keeps the upstream from being asked: the failure that an
+    /// attempt would meet.
+    pub async fn preview(&self, store: &Store, subject: &Subject, reveals: bool) -> Result<Preview, Failure> {
+        let newest = self.kinds.keys().filter(|(kind, _)| *kind == subject.kind).map(|(_, version)| *version).max();
+        let found = subject.version.or(newest).and_then(|version| self.get(&subject.kind, version));
+        let Some(kind) = found else {
+            let version = subject.version.map(|version| format!(" of version {version}")).unwrap_or_default();
+            let message = format!("this program has no kind {:?}{version}", subject.kind);
+            return Err(Failure::permanent("kind_unknown", message));
+        };
+        let mut context = PreviewContext::open(store, subject, reveals).await?;
+        let timeout = kind.spec().timeout;
+        match tokio::time::timeout(timeout, kind.preview(&subject.payload, &mut context)).await {
+            Ok(answer) => answer.map(Preview::bounded),
+            Err(_) => Err(Failure::transient("timed_out", format!("no answer within {} s", timeout.as_secs()))),
+        }
     }
 
     pub(crate) fn get(&self, kind: &str, version: i16) -> Option<Arc<dyn AnyKind>> {

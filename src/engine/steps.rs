@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -86,6 +87,17 @@ impl StepTable {
     }
 }
 
-fn unreachable_store(error: sqlx::Error) -> Failure {
+/// The stored result of a finished step among `steps`.
+pub(crate) fn stored<T: DeserializeOwned>(
+    steps: &HashMap<String, (bool, Value)>,
+    name: &str,
+) -> Result<Option<T>, Failure> {
+    let Some((true, output)) = steps.get(name) else { return Ok(None) };
+    serde_json::from_value(output.clone()).map(Some).map_err(|error| {
+        Failure::permanent("step_output_unreadable", format!("step {name} was stored in another shape: {error}"))
+    })
+}
+
+pub(crate) fn unreachable_store(error: sqlx::Error) -> Failure {
     Failure::transient("store_unavailable", error)
 }
