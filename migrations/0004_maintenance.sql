@@ -234,10 +234,11 @@ begin
     perform backhaul.hand_over((select array_agg(h.job_id) from backhaul.key_holders h
         where not exists (select from backhaul.jobs j where j.id = h.job_id)));
     with free as (
+        -- Also one that holds its key itself: nobody would end for it to go on.
         select distinct on (j.tenant, j.ordering_key) j.id from backhaul.jobs j
         where j.seq is null and j.due_at is null and j.ordering_key is not null
           and not exists (select from backhaul.key_holders h
-                          where h.tenant = j.tenant and h.ordering_key = j.ordering_key)
+                          where h.tenant = j.tenant and h.ordering_key = j.ordering_key and h.job_id <> j.id)
         order by j.tenant, j.ordering_key, j.id
     )
     update backhaul.jobs j set due_at = clock_timestamp() from free f
@@ -377,20 +378,30 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- One heartbeat for everything in the worker's hands. `gone` names jobs that were cancelled; `alive` is false when the
--- worker was given up for dead. Leases the worker does not know (their jobs vanished while it claimed) are dropped.
+-- worker was given up for dead. The jobs of leases that the worker does not know go back: the reply to its claim was
+-- lost with a connection, or a settle was refused. Thirty seconds are longer than any claim may take.
 create function backhaul.heartbeat(p_worker uuid, p_jobs bigint[], p_leases bigint[], p_stopping boolean,
                                    out alive boolean, out now timestamptz, out gone bigint[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 as $$
+declare
+    v_unknown bigint[];
 begin
     perform set_config('synchronous_commit', 'off', true);
     update backhaul.workers w set heartbeat_at = clock_timestamp(), in_flight = cardinality(p_jobs), stopping = p_stopping
     where w.id = p_worker;
     alive := found;
-    delete from backhaul.leases l where l.worker = p_worker and l.id <> all (p_leases)
-        and l.claimed_at < clock_timestamp() - interval '30 seconds';
+    select array_agg(u.id) into v_unknown from (
+        select l.id from backhaul.leases l where l.worker = p_worker and l.id <> all (p_leases)
+            and l.claimed_at < clock_timestamp() - interval '30 seconds' order by l.id for update) u;
+    if v_unknown is not null then
+        update backhaul.jobs j set seq = null, due_at = clock_timestamp()
+        from backhaul.leases l cross join lateral unnest(l.seqs) as u (seq)
+        where l.id = any (v_unknown) and j.lane = l.lane and j.priority = l.priority and j.seq = u.seq;
+        delete from backhaul.leases l where l.id = any (v_unknown);
+    end if;
     select coalesce(array_agg(u.id), '{}') into gone from unnest(p_jobs) as u (id)
     where not exists (select from backhaul.jobs j where j.id = u.id);
     now := clock_timestamp();
