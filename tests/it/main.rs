@@ -9,6 +9,7 @@ mod kill;
 mod lifecycle;
 mod migrations;
 mod ordering;
+mod operators;
 mod plans;
 mod pooler;
 mod private_cluster;
