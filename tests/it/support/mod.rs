@@ -6,16 +6,18 @@ mod processes;
 mod queries;
 mod refusal;
 mod toy;
+mod upstream;
 mod worker;
 
 use std::{future::Future, time::Duration};
 
 pub(crate) use cluster::{Database, binary, database, empty_database, run, target_dir};
 pub(crate) use login::Login;
-pub(crate) use processes::{Process, SimulatorProcess, scratch, worker_process};
+pub(crate) use processes::{Process, SimulatorProcess, scratch, worker_command, worker_process};
 pub(crate) use queries::TERMINAL;
 pub(crate) use refusal::refusal;
 pub(crate) use toy::{Toy, ToyEnv};
+pub(crate) use upstream::Upstream;
 pub(crate) use worker::Worker;
 
 /// Longest wait for anything. Generous, because the machines are slow; reached only when something is broken.

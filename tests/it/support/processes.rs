@@ -2,8 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Stdio},
-    sync::Once,
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -14,6 +13,18 @@ use super::{binary, target_dir};
 pub(crate) struct Process(Child);
 
 impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("starts"))
+    }
+
+    /// Starts a command that says one JSON value on its standard output when it is ready. Blocks until it does.
+    pub(crate) fn start_and_hear(command: &mut Command) -> (Self, Value) {
+        let mut process = Self(command.spawn().expect("starts"));
+        let output = process.0.stdout.take().expect("piped");
+        let said = serde_json::Deserializer::from_reader(output).into_iter::<Value>().next();
+        (process, said.expect("it ended before it was ready").expect("JSON"))
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
@@ -56,13 +67,14 @@ impl SimulatorProcess {
     /// Starts one for the tenants, without limits of its own, with profiles that point at it and allow far more
     /// requests than a test can send.
     pub(crate) async fn start(dir: &Path, tenants: &[&str]) -> Self {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            rustls::crypto::ring::default_provider().install_default().expect("no other provider is installed");
-        });
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let profiles = dir.join("profiles");
         let mut command = binary();
-        command.current_dir(dir).args(["simulate", "--port", "0", "--json", "--profiles"]).arg(&profiles);
+        command.current_dir(dir).args(["simulate", "--port", "0", "--json"]);
+        if !tenants.is_empty() {
+            command.arg("--profiles").arg(&profiles);
+        }
         for tenant in tenants {
             command.args(["--tenant", tenant]);
         }
@@ -76,7 +88,9 @@ impl SimulatorProcess {
             let text = std::fs::read_to_string(&path).expect("written").replace("= 600", "= 600000");
             std::fs::write(path, text).expect("writable");
         }
-        let simulator = Self { _process: Process(child), url, profiles, client: reqwest::Client::new() };
+        // Tests may share a simulator and end one by one, and a connection lives no longer than its test's runtime.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        let simulator = Self { _process: Process(child), url, profiles, client };
         let settings: Value = simulator.get("/_sim/settings").await;
         let classes = settings["limits"].as_object().expect("limits by class");
         let unlimited: Value =
@@ -95,6 +109,11 @@ impl SimulatorProcess {
         assert!(reply.status().is_success(), "{}", reply.status());
     }
 
+    pub(crate) async fn delete(&self, path: &str) {
+        let reply = self.client.delete(format!("{}{path}", self.url)).send().await.expect("answers");
+        assert!(reply.status().is_success(), "{}", reply.status());
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) {
         let reply = self.client.post(format!("{}{path}", self.url)).json(body).send().await.expect("answers");
         assert!(reply.status().is_success(), "{}", reply.status());
@@ -103,7 +122,13 @@ impl SimulatorProcess {
 
 /// Starts `backhaul work` on a database, with an early rescue. `events` is the file of its sink.
 pub(crate) fn worker_process(url: &str, profiles: &Path, events: &Path) -> Process {
-    let child = binary()
+    Process::start(&mut worker_command(url, profiles, events))
+}
+
+/// As [`worker_process`], for tests that add settings. Each worker logs to a file of its own beside `events`.
+pub(crate) fn worker_command(url: &str, profiles: &Path, events: &Path) -> Command {
+    let mut command = binary();
+    command
         .args(["work"])
         .current_dir(profiles)
         .env("DATABASE_URL", url)
@@ -115,10 +140,8 @@ pub(crate) fn worker_process(url: &str, profiles: &Path, events: &Path) -> Proce
         .env("BACKHAUL__WORKER__PREFETCH", "8")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(events.with_extension(format!("{}.log", rand_name()))).expect("creatable"))
-        .spawn()
-        .expect("starts");
-    Process(child)
+        .stderr(std::fs::File::create(events.with_extension(format!("{}.log", rand_name()))).expect("creatable"));
+    command
 }
 
 fn rand_name() -> String {
