@@ -19,7 +19,7 @@ create table backhaul.kinds (
     deadline interval not null,
     idempotency_window interval not null,
     payload_bytes_max integer not null check (payload_bytes_max > 0),
-    ordering_path text[],
+    ordering_paths text[] check (cardinality(ordering_paths) between 1 and 2),
     pacing text[] not null default '{}',
     registered_at timestamptz not null default now(),
     primary key (kind, version)
@@ -125,6 +125,8 @@ create table backhaul.key_holders (
     tenant text not null,
     ordering_key text not null,
     job_id bigint not null,
+    -- The oldest job that was met after a newer one had got the key.
+    late bigint,
     primary key (tenant, ordering_key)
 );
 create index key_holders_job on backhaul.key_holders (job_id);
@@ -220,7 +222,7 @@ create index dead_letters_kind on backhaul.dead_letters (kind, tenant, died_at);
 create index dead_letters_fingerprint on backhaul.dead_letters (fingerprint, died_at);
 
 -- One upstream limit of one tenant, shared by the fleet. `per_minute` null: no limit known, but it can be closed.
--- burst + 60 * rate = per_minute, so that no window of a minute exceeds the limit.
+-- burst + 61 * rate = per_minute, so that no window of a minute exceeds the limit (see bucket_rate).
 create table backhaul.buckets (
     tenant text not null,
     name text not null check (name ~ '^[a-z0-9_-]{1,40}/[a-z0-9_-]{1,40}$'),

@@ -68,10 +68,11 @@ begin
     return null;
 end $$;
 
--- The ordering key that the kind reads from the payload: the same for every producer, lower-cased because
--- platforms compare UUIDs without case.
+-- The ordering key that the kind reads from the payload, from the first of its (at most two) dotted paths that is
+-- there: the same for every producer, lower-cased because platforms compare UUIDs without case.
 create function backhaul.derived_key(k backhaul.kinds, payload jsonb) returns text language sql immutable as $$
-    select k.kind || '/' || left(lower(payload #>> k.ordering_path), 400)
+    select k.kind || '/' || left(lower(coalesce(payload #>> string_to_array(k.ordering_paths[1], '.'),
+                                                payload #>> string_to_array(k.ordering_paths[2], '.'))), 400)
 $$;
 
 -- A batch, set-based. One result row per input in the input's order; a bad row is rejected and never fails the batch.

@@ -83,7 +83,7 @@ impl Job for CrmSync {
     const TIMEOUT: Duration = Duration::from_secs(120);
     // A webhook's body cap, and room for what ingress adds.
     const PAYLOAD_BYTES_MAX: u32 = 320 * 1024;
-    const ORDERING_KEY: Option<&'static [&'static str]> = Some(&["threadId"]);
+    const ORDERING_KEY: Option<&'static [&'static str]> = Some(&["threadId", "data.threadId"]);
     const PACING: &'static [&'static str] = &["crm/threads"];
     type Env = Env;
 

@@ -27,9 +27,9 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(72 * 3600);
     /// Largest payload in bytes of its JSON text.
     const PAYLOAD_BYTES_MAX: u32 = 256 * 1024;
-    /// Path of the payload member that names the resource, for example `["configurationId"]`.
-    /// Jobs of one tenant and kind with the same (lower-cased) value run one at a time, first in first out.
-    /// It is a constant and not a function because producers in SQL need the same answer.
+    /// Dotted paths (one or two, the first that is there counts) of the payload member that names the resource, for
+    /// example `["configurationId"]`. Jobs of one tenant and kind with the same (lower-cased) value run one at a time,
+    /// first in first out. It is a constant and not a function because producers in SQL need the same answer.
     const ORDERING_KEY: Option<&'static [&'static str]> = None;
     /// The upstream limits it draws on, as `provider/class`.
     const PACING: &'static [&'static str] = &[];

@@ -75,15 +75,15 @@ pub async fn register_kinds(store: &Store, kinds: &[KindSpec]) -> Result<(), Sto
     for kind in kinds {
         sqlx::query(
             "insert into backhaul.kinds as k (kind, version, max_attempts, timeout, deadline, idempotency_window,
-                 payload_bytes_max, ordering_path, pacing)
+                 payload_bytes_max, ordering_paths, pacing)
              values ($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5), make_interval(secs => $6), $7, $8, $9)
              on conflict (kind, version) do update set max_attempts = excluded.max_attempts,
                  timeout = excluded.timeout, deadline = excluded.deadline,
                  idempotency_window = excluded.idempotency_window, payload_bytes_max = excluded.payload_bytes_max,
-                 ordering_path = excluded.ordering_path, pacing = excluded.pacing
-             where (k.max_attempts, k.timeout, k.deadline, k.idempotency_window, k.payload_bytes_max, k.ordering_path, k.pacing)
+                 ordering_paths = excluded.ordering_paths, pacing = excluded.pacing
+             where (k.max_attempts, k.timeout, k.deadline, k.idempotency_window, k.payload_bytes_max, k.ordering_paths, k.pacing)
                  is distinct from (excluded.max_attempts, excluded.timeout, excluded.deadline,
-                     excluded.idempotency_window, excluded.payload_bytes_max, excluded.ordering_path, excluded.pacing)",
+                     excluded.idempotency_window, excluded.payload_bytes_max, excluded.ordering_paths, excluded.pacing)",
         )
         .bind(kind.kind)
         .bind(kind.version)

@@ -220,7 +220,7 @@ async fn registering_again_updates_and_forgets_nobody() {
     let db = database().await;
     db.run(
         "insert into backhaul.kinds select 'stranger', version, max_attempts, timeout, deadline, idempotency_window,
-             payload_bytes_max, ordering_path, pacing from backhaul.kinds",
+             payload_bytes_max, ordering_paths, pacing from backhaul.kinds",
     )
     .await;
     let toy = KindSpec::of::<Toy>();
@@ -237,7 +237,7 @@ async fn registering_again_updates_and_forgets_nobody() {
     let kinds: Vec<(String, i16, i16, f64, i32, bool, Vec<String>)> = db
         .rows(
             "select kind, version, max_attempts, extract(epoch from timeout)::float8, payload_bytes_max,
-                 ordering_path is null, pacing
+                 ordering_paths is null, pacing
              from backhaul.kinds order by 1, 2",
         )
         .await;

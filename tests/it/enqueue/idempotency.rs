@@ -61,7 +61,7 @@ async fn another_tenant_or_kind_has_keys_of_its_own() {
     let db = database().await;
     db.run(
         "insert into backhaul.kinds select 'other', version, max_attempts, timeout, deadline, idempotency_window,
-            payload_bytes_max, ordering_path, pacing from backhaul.kinds",
+            payload_bytes_max, ordering_paths, pacing from backhaul.kinds",
     )
     .await;
     let mut ids = BTreeSet::new();
