@@ -109,8 +109,12 @@ fn the_documents_list_every_code() {
         include_str!("api/widgets.rs"),
         include_str!("api/callback.rs"),
     ];
-    let enrichment =
-        [include_str!("enrichment.rs"), include_str!("enrichment/write.rs"), include_str!("api/profiles.rs")];
+    let enrichment = [
+        include_str!("enrichment.rs"),
+        include_str!("enrichment/intent.rs"),
+        include_str!("enrichment/write.rs"),
+        include_str!("api/profiles.rs"),
+    ];
     let crm_sync = [
         include_str!("crm_sync/run.rs"),
         include_str!("crm_sync/plan.rs"),

@@ -5,33 +5,37 @@
 //! `confirm` waits where the server accepted the write for later; `survivor` remembers which profile is left of a
 //! de-duplication, so that later jobs go there.
 
+mod intent;
 pub mod memory;
 pub mod payload;
 pub mod plan;
 pub mod policy;
+mod preview;
 pub mod settings;
 mod write;
 
-use backhaul_engine::{Done, Failure, Job, JobContext, JobInfo};
+use backhaul_engine::{
+    Cause, Done, Failure, Job, JobContext, JobInfo,
+    preview::{Preview, PreviewContext},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::{
+    intent::Intent,
     memory::Memory,
-    payload::{Refusal, Request, Strategy},
-    plan::{Goal, merged_tags},
+    payload::{Refusal, Request},
+    policy::Cleared,
     settings::Settings,
-    write::{Applied, Outcome, Writer},
+    write::{Applied, Outcome},
 };
 use crate::{
     api::{Session, profiles::Profiles, session::configured},
     env::{Env, Storage},
+    problem::Problems,
     trail::{Trail, ends_job},
 };
-
-/// Longest chain of de-duplications that is followed.
-const SURVIVORS_MAX: usize = 16;
 
 /// Pause between two looks at data that the server accepted for later.
 const CONFIRM_PAUSE: TimeDelta = TimeDelta::seconds(10);
@@ -82,6 +86,10 @@ impl Job for Enrichment {
         }
         outcome
     }
+
+    async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
+        preview::preview(self, env, ctx).await
+    }
 }
 
 /// What every audit event of a job says of its payload.
@@ -118,14 +126,9 @@ impl Facts {
 
 /// One attempt, once it is known what may be sent where.
 struct Attempt<'a> {
-    request: &'a Request,
+    intent: Intent,
     facts: &'a Facts,
     profiles: Profiles<'a>,
-    /// The profile to write to, and what is remembered of it.
-    target: String,
-    memory: Memory,
-    goal: Goal,
-    source_time: DateTime<Utc>,
     job: JobInfo,
 }
 
@@ -138,25 +141,15 @@ impl Enrichment {
         facts: &Facts,
     ) -> Result<(), Failure> {
         let job = ctx.job().clone();
-        let request = self.check(settings, ctx.now()).map_err(|refusal| match refusal {
-            Refusal::Invalid(problems) => Failure::permanent("invalid_payload", problems),
-            Refusal::Stale(problems) => Failure::permanent("stale_data", problems),
-        })?;
-        let cleared = policy::clear(&request, settings)
-            .map_err(|problems| Failure::permanent("personal_data_blocked", problems))?;
+        let (request, cleared) = self
+            .clear(settings, ctx.now())
+            .map_err(|Refused { code, problems }| Failure::Permanent(Cause::new(code, problems)))?;
         let profile = env.profile(&job.tenant)?;
         let provider = configured(profile.cxone.as_ref(), "cxone", &job.tenant)?;
         let profiles = Profiles::new(Session::new(&env.client, provider, ctx));
 
-        let (target, memory) = self.survivor(ctx, &request.profile_id).await?;
-        let source_time = request.source_updated_at.unwrap_or(job.enqueued_at);
-        let attributes = match request.strategy {
-            Strategy::KeepLatest => memory.latest(cleared.attributes, source_time),
-            Strategy::Overwrite | Strategy::Append => cleared.attributes,
-        };
-        let goal =
-            Goal { attributes, tags: merged_tags(&cleared.tags, &settings.default_tags), strategy: request.strategy };
-        let attempt = Attempt { request: &request, facts, profiles, target, memory, goal, source_time, job };
+        let intent = Intent::form(request, cleared, settings, ctx, job.enqueued_at).await?;
+        let attempt = Attempt { intent, facts, profiles, job };
         let applied = attempt.enrich(ctx).await?;
         if applied.result == Outcome::Accepted {
             attempt.confirm(ctx).await?;
@@ -167,43 +160,44 @@ impl Enrichment {
         Ok(())
     }
 
-    /// The profile that stands for `id` after earlier de-duplications, and what is remembered of it.
-    async fn survivor(&self, ctx: &mut JobContext, id: &str) -> Result<(String, Memory), Failure> {
-        let mut target = id.to_owned();
-        for _ in 0..SURVIVORS_MAX {
-            let memory = Memory::read(ctx.memory(&target).await?);
-            match &memory.survivor_profile_id {
-                Some(survivor) => target.clone_from(survivor),
-                None => return Ok((target, memory)),
-            }
-        }
-        Err(Failure::permanent(
-            "survivor_chain_too_long",
-            format!("the profile was merged more than {SURVIVORS_MAX} times; send the id of the profile that is left"),
-        ))
+    /// The checked payload and what of it may be sent.
+    fn clear(&self, settings: &Settings, now: DateTime<Utc>) -> Result<(Request, Cleared), Refused> {
+        let request = self.check(settings, now).map_err(|refusal| match refusal {
+            Refusal::Invalid(problems) => Refused { code: "invalid_payload", problems },
+            Refusal::Stale(problems) => Refused { code: "stale_data", problems },
+        })?;
+        let cleared = policy::clear(&request, settings)
+            .map_err(|problems| Refused { code: "personal_data_blocked", problems })?;
+        Ok((request, cleared))
     }
+}
+
+/// Why a payload is not acted upon, under its failure code.
+struct Refused {
+    code: &'static str,
+    problems: Problems,
 }
 
 impl Attempt<'_> {
     async fn enrich(&self, ctx: &mut JobContext) -> Result<Applied, Failure> {
         ctx.write_step("enrich", |key, begun| async move {
-            let outdated = self.goal.attributes.is_empty() && !self.request.attributes.is_empty();
-            let applied = match outdated {
+            let Intent { request, goal, target, .. } = &self.intent;
+            let applied = match self.intent.is_outdated() {
                 true => Applied::outdated(),
-                false => self.writer(&key).write(begun).await?,
+                false => self.intent.writer(&self.profiles, &key).write(begun).await?,
             };
-            let trail = Trail::new("profile.enriched", &self.job, &self.target, "enrich", result_name(applied.result))
+            let trail = Trail::new("profile.enriched", &self.job, target, "enrich", result_name(applied.result))
                 .exchange(applied.exchange.as_ref())
-                .with("requested_profile_id", self.request.profile_id.as_str())
-                .with("merge_strategy", self.request.strategy.name())
+                .with("requested_profile_id", request.profile_id.as_str())
+                .with("merge_strategy", request.strategy.name())
                 .with("source_system", self.source_label())
-                .with("attributes", self.goal.attributes.len())
-                .with("attributes_outdated", self.request.attributes.len() - self.goal.attributes.len())
+                .with("attributes", goal.attributes.len())
+                .with("attributes_outdated", request.attributes.len() - goal.attributes.len())
                 .with("updated_attributes", applied.updated_attributes)
                 .with("deduplicated", applied.deduplicated);
             let done = Done::new(applied).audit(self.facts.add_to(trail).event());
-            Ok(match self.memory_after() {
-                Some(memory) => done.remember(self.target.clone(), memory.write()),
+            Ok(match self.intent.memory_after() {
+                Some(memory) => done.remember(target.clone(), memory.write()),
                 None => done,
             })
         })
@@ -212,48 +206,19 @@ impl Attempt<'_> {
 
     /// The source's name for the audit trail; it is free text, so it may hold what it should not.
     fn source_label(&self) -> String {
-        crate::personal_data::mask_all(&self.request.source_system)
-    }
-
-    fn writer<'w>(&'w self, key: &'w str) -> Writer<'w, 'w> {
-        Writer {
-            profiles: &self.profiles,
-            target: &self.target,
-            goal: &self.goal,
-            source_system: &self.request.source_system,
-            source_time: self.timed().then_some(self.source_time),
-            key,
-        }
-    }
-
-    /// Whether the job's data has a time that later jobs are compared with. Appending never replaces a value, and
-    /// without a time of its own an overwriting job says nothing about its source.
-    fn timed(&self) -> bool {
-        match self.request.strategy {
-            Strategy::KeepLatest => true,
-            Strategy::Overwrite => self.request.source_updated_at.is_some(),
-            Strategy::Append => false,
-        }
-    }
-
-    fn memory_after(&self) -> Option<Memory> {
-        if !self.timed() || self.goal.attributes.is_empty() {
-            return None;
-        }
-        let mut memory = self.memory.clone();
-        memory.applied(self.goal.attributes.keys(), self.source_time);
-        Some(memory)
+        crate::personal_data::mask_all(&self.intent.request.source_system)
     }
 
     /// Waits until a write that was accepted for later shows. Never sends it again.
     async fn confirm(&self, ctx: &mut JobContext) -> Result<(), Failure> {
         let look_again = ctx.now() + CONFIRM_PAUSE;
         ctx.step("confirm", |key| async move {
-            if !self.writer(&key).shows().await? {
+            if !self.intent.writer(&self.profiles, &key).shows().await? {
                 let message = "the server accepted the data for later and the profile does not show it yet";
                 return Err(Failure::snoozed(look_again, "profile_update_pending", message));
             }
-            let trail = Trail::new("profile.enrichment_confirmed", &self.job, &self.target, "confirm", "SUCCESS");
+            let trail =
+                Trail::new("profile.enrichment_confirmed", &self.job, &self.intent.target, "confirm", "SUCCESS");
             Ok(Done::new(()).audit(self.facts.add_to(trail).event()))
         })
         .await
@@ -261,18 +226,18 @@ impl Attempt<'_> {
 
     /// Sends later jobs for this profile to the one that is left, with the times of what was written here.
     async fn remember_survivor(&self, ctx: &mut JobContext, survivor: &str) -> Result<(), Failure> {
-        let mut merged = self.memory_after().unwrap_or_else(|| self.memory.clone());
+        let mut merged = self.intent.memory_after().unwrap_or_else(|| self.intent.memory.clone());
         let mut left = Memory::read(ctx.memory(survivor).await?);
         left.absorb(&merged);
         // A server that merges back and forth must not send our jobs in a circle.
-        left.survivor_profile_id = left.survivor_profile_id.filter(|next| *next != self.target);
+        left.survivor_profile_id = left.survivor_profile_id.filter(|next| *next != self.intent.target);
         merged.survivor_profile_id = Some(survivor.to_owned());
         ctx.step("survivor", |_| async move {
-            let trail = Trail::new("profile.merged", &self.job, &self.target, "survivor", "SUCCESS")
+            let trail = Trail::new("profile.merged", &self.job, &self.intent.target, "survivor", "SUCCESS")
                 .with("survivor_profile_id", survivor);
             Ok(Done::new(())
                 .audit(trail.event())
-                .remember(self.target.clone(), merged.write())
+                .remember(self.intent.target.clone(), merged.write())
                 .remember(survivor.to_owned(), left.write()))
         })
         .await

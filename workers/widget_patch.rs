@@ -8,10 +8,14 @@
 mod listeners;
 pub mod payload;
 pub mod plan;
+mod preview;
 pub mod settings;
 mod write;
 
-use backhaul_engine::{Done, Failure, Job, JobContext, JobInfo};
+use backhaul_engine::{
+    Done, Failure, Job, JobContext, JobInfo,
+    preview::{Preview, PreviewContext},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -93,6 +97,10 @@ impl Job for WidgetPatch {
         }
         outcome
     }
+
+    async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
+        preview::preview(self, env, ctx).await
+    }
 }
 
 impl WidgetPatch {
@@ -140,14 +148,17 @@ async fn read(ctx: &mut JobContext, widgets: &Widgets<'_>, request: &Request) ->
             Ok(Done::new(snapshot).audit(trail.event()))
         })
         .await?;
-    if let Some(expected) = &request.expected_etag
-        && opaque(expected) != opaque(&base.etag)
-        && !holds(&base.document, &request.patch)
-    {
+    if is_outdated(request, &base) {
         // Nobody knows which document the caller had in mind, so there is no base to merge from.
         return Err(Failure::Conflict { base: Value::Null, ours: request.patch.clone(), theirs: base.document });
     }
     Ok(base)
+}
+
+/// Whether the caller saw another document than `base`, and `base` does not happen to hold what the job wants.
+fn is_outdated(request: &Request, base: &Snapshot) -> bool {
+    request.expected_etag.as_deref().is_some_and(|expected| opaque(expected) != opaque(&base.etag))
+        && !holds(&base.document, &request.patch)
 }
 
 /// An entity tag without its weakness: tags are compared for equality only.

@@ -200,7 +200,10 @@ impl fmt::Debug for Client {
 }
 
 /// The URL of a call.
-fn target(provider: &Provider, call: &Call<'_>) -> Result<Url, CallError> {
+///
+/// # Errors
+/// The profile has no such endpoint, or a parameter does not fit into its path.
+pub fn target(provider: &Provider, call: &Call<'_>) -> Result<Url, CallError> {
     let text = provider
         .endpoints
         .get(call.endpoint)

@@ -1,13 +1,13 @@
 //! Genesys webchat channels and the webhooks that watch them.
 
-use backhaul_engine::Failure;
+use backhaul_engine::{Failure, preview::PlannedRequest};
 use backhaul_outbound::{Call, Method, Reply};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     failure::Trouble,
-    precondition::Standing,
+    precondition::{Headers, Standing},
     reply::json,
     session::{Exchange, Session},
 };
@@ -71,14 +71,24 @@ impl<'e> Channels<'e> {
     /// Creates a channel; answers its id.
     pub async fn create(&self, document: &Map<String, Value>, key: &str) -> Result<(String, Exchange), Trouble> {
         let body = Value::Object(document.clone());
-        let mut call = Call::new(Method::POST, "channels", "channels").json(&body);
-        call.headers.extend(self.session.idempotency(key, true)?);
+        let call = self.create_call(&body, key)?;
         let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CHANNEL_NAMES))?;
         let created: Value = json(&reply, "channel_reply_unusable")?;
         match id_of(&created) {
             Some(id) => Ok((id, Exchange::of(&reply))),
             None => Err(Failure::transient("channel_reply_unusable", "the created channel has no id").into()),
         }
+    }
+
+    /// The request that [`Channels::create`] would send.
+    pub fn show_create(&self, document: &Map<String, Value>, key: &str) -> Result<PlannedRequest, Failure> {
+        self.session.show(&self.create_call(&Value::Object(document.clone()), key)?)
+    }
+
+    fn create_call<'c>(&self, body: &'c Value, key: &str) -> Result<Call<'c>, Failure> {
+        let mut call = Call::new(Method::POST, "channels", "channels").json(body);
+        call.headers.extend(self.session.idempotency(key, true)?);
+        Ok(call)
     }
 
     /// Replaces a channel on the condition that it still stands as it was read.
@@ -89,16 +99,43 @@ impl<'e> Channels<'e> {
         document: &Map<String, Value>,
         key: &str,
     ) -> Result<(Standing, Exchange), Trouble> {
-        let mut body = document.clone();
-        let condition = standing.condition(self.session.provider().occ.mode, &mut body)?;
-        let body = Value::Object(body);
+        let (condition, body) = self.conditional(standing, document)?;
         let params = [("channelId", id)];
-        let mut call = Call::new(Method::PUT, "channel", "channels").params(&params).json(&body);
-        call.headers.extend(condition);
-        call.headers.extend(self.session.idempotency(key, false)?);
+        let call = self.put_call(&params, condition, &body, key)?;
         let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CHANNEL_NAMES))?;
         let document: Value = reply.json().unwrap_or_default();
         Ok((Standing::of(&reply, &document), Exchange::of(&reply)))
+    }
+
+    /// The request that [`Channels::put`] would send.
+    pub fn show_put(
+        &self,
+        id: &str,
+        standing: &Standing,
+        document: &Map<String, Value>,
+        key: &str,
+    ) -> Result<PlannedRequest, Failure> {
+        let (condition, body) = self.conditional(standing, document)?;
+        self.session.show(&self.put_call(&[("channelId", id)], condition, &body, key)?)
+    }
+
+    fn conditional(&self, standing: &Standing, document: &Map<String, Value>) -> Result<(Headers, Value), Failure> {
+        let mut body = document.clone();
+        let condition = standing.condition(self.session.provider().occ.mode, &mut body)?;
+        Ok((condition, Value::Object(body)))
+    }
+
+    fn put_call<'c>(
+        &self,
+        params: &'c [(&'c str, &'c str)],
+        condition: Headers,
+        body: &'c Value,
+        key: &str,
+    ) -> Result<Call<'c>, Failure> {
+        let mut call = Call::new(Method::PUT, "channel", "channels").params(params).json(body);
+        call.headers.extend(condition);
+        call.headers.extend(self.session.idempotency(key, false)?);
+        Ok(call)
     }
 
     /// The webhook of that name, as the upstream shows it.

@@ -1,6 +1,6 @@
 //! CXone customer profiles: read and enrich.
 
-use backhaul_engine::Failure;
+use backhaul_engine::{Failure, preview::PlannedRequest};
 use backhaul_outbound::{
     Call, Method, Reply,
     header::{HeaderValue, IF_MATCH},
@@ -119,7 +119,33 @@ impl<'e> Profiles<'e> {
         body: &Value,
     ) -> Result<(Enriched, Exchange), Trouble> {
         let params = [("profileId", id)];
-        let mut call = Call::new(Method::PATCH, "profile", CLASS).params(&params).json(body);
+        let reply = self.send(self.enrich_call(&params, etag, key, body)?).await?;
+        let enriched = match reply.status {
+            202 => Enriched::Accepted,
+            _ => said(&reply, id),
+        };
+        Ok((enriched, Exchange::of(&reply)))
+    }
+
+    /// The request that [`Profiles::enrich`] would send.
+    pub fn show_enrich(
+        &self,
+        id: &str,
+        etag: Option<&str>,
+        key: &str,
+        body: &Value,
+    ) -> Result<PlannedRequest, Failure> {
+        self.session.show(&self.enrich_call(&[("profileId", id)], etag, key, body)?)
+    }
+
+    fn enrich_call<'c>(
+        &self,
+        params: &'c [(&'c str, &'c str)],
+        etag: Option<&str>,
+        key: &str,
+        body: &'c Value,
+    ) -> Result<Call<'c>, Failure> {
+        let mut call = Call::new(Method::PATCH, "profile", CLASS).params(params).json(body);
         if let Some(etag) = etag {
             let condition = HeaderValue::from_str(etag).map_err(|_| {
                 Failure::permanent("profile_etag_unusable", "the ETag that was read is no header value")
@@ -127,12 +153,7 @@ impl<'e> Profiles<'e> {
             call = call.header(IF_MATCH, condition);
         }
         call.headers.extend(self.session.idempotency(key, false)?);
-        let reply = self.send(call).await?;
-        let enriched = match reply.status {
-            202 => Enriched::Accepted,
-            _ => said(&reply, id),
-        };
-        Ok((enriched, Exchange::of(&reply)))
+        Ok(call)
     }
 
     async fn send(&self, call: Call<'_>) -> Result<Reply, Trouble> {

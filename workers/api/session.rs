@@ -1,10 +1,13 @@
 //! One attempt's calls to one provider.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
-use backhaul_engine::{Failure, JobContext, Pacer};
+use backhaul_engine::{
+    Failure, JobContext, Pacer,
+    preview::{PlannedRequest, PreviewContext},
+};
 use backhaul_outbound::{
-    Call, Class, Client, IdemOn, Provider, Reply, classify,
+    Call, Class, Client, IdemOn, Provider, Reply, classify, client,
     header::{HeaderName, HeaderValue},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -37,6 +40,46 @@ impl<'e> Session<'e> {
             began: ctx.now(),
             began_instant: Instant::now(),
         }
+    }
+
+    /// A session of a preview. Its calls are as real as an attempt's: a preview makes only those that read.
+    pub fn preview(client: &'e Client, provider: &'e Provider, ctx: &PreviewContext) -> Self {
+        Self {
+            client,
+            provider,
+            tenant: ctx.tenant().to_owned(),
+            traceparent: ctx.traceparent().map(str::to_owned),
+            pacer: ctx.pacer(),
+            began: ctx.now(),
+            began_instant: Instant::now(),
+        }
+    }
+
+    /// How `call` would leave. The credential is not looked up, and the request id would be made when it is sent.
+    ///
+    /// # Errors
+    /// The failure that sending it would end in before anything left.
+    pub fn show(&self, call: &Call<'_>) -> Result<PlannedRequest, Failure> {
+        let url = client::target(self.provider, call).map_err(|error| {
+            let class = classify(Err(&error), &self.provider.retry, self.now());
+            Failure::from(Trouble::of_error(class, &error, self.provider.name, call.endpoint))
+        })?;
+        let mut headers = BTreeMap::from([
+            ("accept".to_owned(), "application/json".to_owned()),
+            ("authorization".to_owned(), "(not shown)".to_owned()),
+        ]);
+        if call.json.is_some() {
+            headers.insert("content-type".to_owned(), "application/json".to_owned());
+        }
+        for (name, value) in &call.headers {
+            headers.insert(name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned());
+        }
+        Ok(PlannedRequest {
+            method: call.method.to_string(),
+            endpoint: url.into(),
+            headers,
+            body: call.json.cloned().unwrap_or_default(),
+        })
     }
 
     /// The provider.

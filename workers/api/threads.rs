@@ -1,8 +1,8 @@
 //! Threads: at their source in CXone, and in the CRM.
 
-use backhaul_engine::Failure;
+use backhaul_engine::{Failure, preview::PlannedRequest};
 use backhaul_outbound::{
-    Call, Method, Reply,
+    Call, Method,
     header::{HeaderValue, IF_NONE_MATCH},
 };
 use serde_json::{Map, Value};
@@ -79,13 +79,20 @@ impl<'e> CrmThreads<'e> {
 
     /// Creates a thread on the condition that there is none.
     pub async fn create(&self, body: Map<String, Value>, key: &str) -> Result<(Standing, Exchange), Trouble> {
-        let body = Value::Object(body);
+        self.write(self.create_call(&Value::Object(body), key)?).await
+    }
+
+    /// The request that [`CrmThreads::create`] would send.
+    pub fn show_create(&self, body: Map<String, Value>, key: &str) -> Result<PlannedRequest, Failure> {
+        self.session.show(&self.create_call(&Value::Object(body), key)?)
+    }
+
+    fn create_call<'c>(&self, body: &'c Value, key: &str) -> Result<Call<'c>, Failure> {
         let mut call = Call::new(Method::POST, "threads", "threads")
             .header(IF_NONE_MATCH, HeaderValue::from_static("*"))
-            .json(&body);
+            .json(body);
         call.headers.extend(self.session.idempotency(key, true)?);
-        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CRM_NAMES))?;
-        Ok(written(&reply))
+        Ok(call)
     }
 
     /// Makes a delta conditional on the record as it was read: headers, or members that are added to `body`.
@@ -104,23 +111,43 @@ impl<'e> CrmThreads<'e> {
         body: Map<String, Value>,
         key: &str,
     ) -> Result<(Standing, Exchange), Trouble> {
-        let body = Value::Object(body);
         let params = [("threadId", id)];
-        let mut call = Call::new(Method::PATCH, "thread", "threads").params(&params).json(&body);
+        self.write(self.patch_call(&params, condition, &Value::Object(body), key)?).await
+    }
+
+    /// The request that [`CrmThreads::patch`] would send.
+    pub fn show_patch(
+        &self,
+        id: &str,
+        condition: Headers,
+        body: Map<String, Value>,
+        key: &str,
+    ) -> Result<PlannedRequest, Failure> {
+        self.session.show(&self.patch_call(&[("threadId", id)], condition, &Value::Object(body), key)?)
+    }
+
+    fn patch_call<'c>(
+        &self,
+        params: &'c [(&'c str, &'c str)],
+        condition: Headers,
+        body: &'c Value,
+        key: &str,
+    ) -> Result<Call<'c>, Failure> {
+        let mut call = Call::new(Method::PATCH, "thread", "threads").params(params).json(body);
         call.headers.extend(condition);
         call.headers.extend(self.session.idempotency(key, false)?);
+        Ok(call)
+    }
+
+    /// An empty or foreign body of a success says nothing about the state: the next write reads it.
+    async fn write(&self, call: Call<'_>) -> Result<(Standing, Exchange), Trouble> {
         let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CRM_NAMES))?;
-        Ok(written(&reply))
+        let document: Value = reply.json().unwrap_or_default();
+        Ok((Standing::of(&reply, &document), Exchange::of(&reply)))
     }
 
     /// Whether a write can build on `standing` without another read.
     pub fn serves(&self, standing: &Standing) -> bool {
         standing.serves(self.session.provider().occ.mode)
     }
-}
-
-/// An empty or foreign body of a success says nothing about the state: the next write reads it.
-fn written(reply: &Reply) -> (Standing, Exchange) {
-    let document: Value = reply.json().unwrap_or_default();
-    (Standing::of(reply, &document), Exchange::of(reply))
 }

@@ -1,6 +1,6 @@
 //! CXone webchat configurations: read, patch on condition, purge the gateway's cache.
 
-use backhaul_engine::Failure;
+use backhaul_engine::{Failure, preview::PlannedRequest};
 use backhaul_outbound::{
     Call, Method, Reply,
     header::{HeaderValue, IF_MATCH},
@@ -75,18 +75,32 @@ impl<'e> Widgets<'e> {
 
     /// Sends the sparse `patch` on the condition that the configuration still has `etag`. `key` names this write.
     pub async fn patch(&self, id: &str, etag: &str, key: &str, patch: &Value) -> Result<(Patched, Exchange), Trouble> {
-        let condition = HeaderValue::from_str(etag)
-            .map_err(|_| Failure::permanent("widget_etag_unusable", "the ETag that was read is no header value"))?;
         let params = [("configurationId", id)];
-        let mut call =
-            Call::new(Method::PATCH, "widget", CLASS).params(&params).header(IF_MATCH, condition).json(patch);
-        call.headers.extend(self.session.idempotency(key, false)?);
-        let reply = self.send(call).await?;
+        let reply = self.send(self.patch_call(&params, etag, key, patch)?).await?;
         let patched = match reply.status {
             202 => Patched::Accepted,
             _ => shown(&reply, id),
         };
         Ok((patched, Exchange::of(&reply)))
+    }
+
+    /// The request that [`Widgets::patch`] would send.
+    pub fn show_patch(&self, id: &str, etag: &str, key: &str, patch: &Value) -> Result<PlannedRequest, Failure> {
+        self.session.show(&self.patch_call(&[("configurationId", id)], etag, key, patch)?)
+    }
+
+    fn patch_call<'c>(
+        &self,
+        params: &'c [(&'c str, &'c str)],
+        etag: &str,
+        key: &str,
+        patch: &'c Value,
+    ) -> Result<Call<'c>, Failure> {
+        let condition = HeaderValue::from_str(etag)
+            .map_err(|_| Failure::permanent("widget_etag_unusable", "the ETag that was read is no header value"))?;
+        let mut call = Call::new(Method::PATCH, "widget", CLASS).params(params).header(IF_MATCH, condition).json(patch);
+        call.headers.extend(self.session.idempotency(key, false)?);
+        Ok(call)
     }
 
     /// Purges the gateway's cache of a configuration. Purging twice does no harm.

@@ -60,6 +60,16 @@ impl Applied {
     }
 }
 
+/// One request of a write.
+pub(super) struct Next<'p> {
+    /// The entity tag that it is conditional on, where one was read.
+    pub etag: Option<&'p str>,
+    /// Its Idempotency-Key.
+    pub key: String,
+    /// Its body.
+    pub body: Value,
+}
+
 /// One write.
 pub(super) struct Writer<'w, 'e> {
     pub profiles: &'w Profiles<'e>,
@@ -74,21 +84,13 @@ pub(super) struct Writer<'w, 'e> {
 impl Writer<'_, '_> {
     /// Writes until the profile holds what the job wants, or the server fails.
     pub(super) async fn write(&self, begun: Begun) -> Result<Applied, Failure> {
-        // Appending needs to know what stands there; so does everybody whose last answer was lost.
-        let mut read = match (begun, self.goal.strategy) {
-            (Begun::Now, Strategy::Overwrite | Strategy::KeepLatest) => None,
-            (Begun::Now, Strategy::Append) | (Begun::OutcomeUnknown, _) => Some(self.read().await?),
-        };
+        let mut read = if self.reads_first(begun) { Some(self.read().await?) } else { None };
         let mut rereads = 0;
         loop {
-            let rest = match &read {
-                None => Some(Missing { attributes: self.goal.attributes.clone(), tags: self.goal.tags.clone() }),
-                Some(profile) => missing(self.goal, standing(profile)),
+            let Some(Next { etag, key, body }) = self.next(read.as_ref()) else {
+                return Ok(self.standing_already(begun, read.as_ref()));
             };
-            let Some(rest) = rest else { return Ok(self.standing_already(begun, read.as_ref())) };
-            let etag = read.as_ref().and_then(|profile| profile.etag.as_deref());
-            let body = self.body(rest);
-            match self.profiles.enrich(self.target, etag, &self.write_key(etag, &body), &body).await {
+            match self.profiles.enrich(self.target, etag, &key, &body).await {
                 Ok((enriched, exchange)) => return self.judge(enriched, exchange).await,
                 Err(trouble) if trouble.is_conflict() && rereads < REREADS_MAX => {
                     rereads += 1;
@@ -106,12 +108,32 @@ impl Writer<'_, '_> {
         }
     }
 
+    /// Appending needs to know what stands there; so does everybody whose last answer was lost.
+    pub(super) fn reads_first(&self, begun: Begun) -> bool {
+        match (begun, self.goal.strategy) {
+            (Begun::Now, Strategy::Overwrite | Strategy::KeepLatest) => false,
+            (Begun::Now, Strategy::Append) | (Begun::OutcomeUnknown, _) => true,
+        }
+    }
+
+    /// The request to send next, given the profile where it was read; `None` where it holds everything.
+    pub(super) fn next<'p>(&self, read: Option<&'p Profile>) -> Option<Next<'p>> {
+        let rest = match read {
+            None => Missing { attributes: self.goal.attributes.clone(), tags: self.goal.tags.clone() },
+            Some(profile) => missing(self.goal, standing(profile))?,
+        };
+        let etag = read.and_then(|profile| profile.etag.as_deref());
+        let body = self.body(rest);
+        Some(Next { etag, key: self.write_key(etag, &body), body })
+    }
+
     /// Whether a write that was accepted for later shows by now.
     pub(super) async fn shows(&self) -> Result<bool, Failure> {
         Ok(arrived(self.goal, standing(&self.read().await?)))
     }
 
-    async fn read(&self) -> Result<Profile, Failure> {
+    /// The profile as it stands.
+    pub(super) async fn read(&self) -> Result<Profile, Failure> {
         Ok(self.profiles.read(self.target).await?)
     }
 
@@ -185,6 +207,6 @@ impl Writer<'_, '_> {
     }
 }
 
-fn standing(profile: &Profile) -> Standing<'_> {
+pub(super) fn standing(profile: &Profile) -> Standing<'_> {
     Standing { attributes: &profile.attributes, tags: &profile.tags }
 }

@@ -37,6 +37,16 @@ pub(super) struct Applied {
     pub exchange: Option<Exchange>,
 }
 
+/// The next move of a write.
+pub(super) enum Next {
+    /// Everything stands there.
+    Nothing,
+    /// Send this body under this key, on the condition that nobody else writes first.
+    Send { body: Value, key: String },
+    /// Somebody else changed the members at `pointers`; the job would have made `ours` of the document.
+    Conflict { ours: Value, pointers: Vec<String> },
+}
+
 /// One write.
 pub(super) struct Writer<'w, 'e> {
     pub widgets: &'w Widgets<'e>,
@@ -57,13 +67,12 @@ impl Writer<'_, '_> {
         let mut rereads = 0;
         loop {
             let current = read.as_ref().map_or(self.base, |(snapshot, _)| snapshot);
-            let patch = match plan(&self.base.document, &self.request.patch, &current.document) {
-                Plan::Send(patch) => patch,
-                Plan::Conflict { ours, .. } => return Err(self.conflict(ours, current)),
-                Plan::Nothing => return Ok(self.standing(current, read.as_ref().map(|(_, exchange)| exchange), now)),
+            let (body, key) = match self.next(current) {
+                Next::Send { body, key } => (body, key),
+                Next::Conflict { ours, .. } => return Err(self.conflict(ours, current)),
+                Next::Nothing => return Ok(self.standing(current, read.as_ref().map(|(_, exchange)| exchange), now)),
             };
-            let body = with_id(patch, id);
-            match self.widgets.patch(id, &current.etag, &self.write_key(&current.etag, &body), &body).await {
+            match self.widgets.patch(id, &current.etag, &key, &body).await {
                 Ok((patched, exchange)) => return self.judge(patched, exchange, current, now).await,
                 Err(trouble) if trouble.is_conflict() && rereads < REREADS_MAX => {
                     rereads += 1;
@@ -73,6 +82,18 @@ impl Writer<'_, '_> {
                     return Err(self.conflict(wanted(&self.base.document, &self.request.patch), current));
                 }
                 Err(trouble) => return Err(trouble.into()),
+            }
+        }
+    }
+
+    /// What is to be done about `current`.
+    pub(super) fn next(&self, current: &Snapshot) -> Next {
+        match plan(&self.base.document, &self.request.patch, &current.document) {
+            Plan::Nothing => Next::Nothing,
+            Plan::Conflict { ours, pointers } => Next::Conflict { ours, pointers },
+            Plan::Send(patch) => {
+                let body = with_id(patch, &self.request.configuration_id);
+                Next::Send { key: self.write_key(&current.etag, &body), body }
             }
         }
     }
