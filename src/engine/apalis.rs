@@ -7,8 +7,8 @@
 use std::{
     convert::Infallible,
     future::Future,
-    pin::Pin,
-    sync::Arc,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -35,9 +35,28 @@ use crate::{
 /// Where outcomes go.
 pub(crate) type Outcomes = mpsc::UnboundedSender<Settlement>;
 
+/// Jobs that wait for a free slot. Shared, because the worker looks at its backend only while it has one.
+#[derive(Clone)]
+struct Inbox(Arc<Mutex<mpsc::Receiver<Claimed>>>);
+
+impl Inbox {
+    fn open(&self) -> MutexGuard<'_, mpsc::Receiver<Claimed>> {
+        // A panic while the lock is held leaves a channel behind, which stays usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Jobs that were not started go back, and a deploy costs nobody an attempt.
+    fn hand_back(&self, tell: &Tell) {
+        let mut jobs = self.open();
+        while let Ok(claimed) = jobs.try_recv() {
+            tell.interrupted(claimed);
+        }
+    }
+}
+
 /// Our backend: a channel of claimed jobs.
 struct Hand {
-    jobs: mpsc::Receiver<Claimed>,
+    jobs: Inbox,
     tell: Tell,
     stopping: CancellationToken,
 }
@@ -51,17 +70,11 @@ impl Backend for Hand {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
-        let next = self.jobs.poll_recv(cx);
-        if !self.stopping.is_cancelled() {
-            return next.map(|job| job.map(|claimed| Ok(TaskBuilder::new(claimed).build())));
+        if self.stopping.is_cancelled() {
+            self.jobs.hand_back(&self.tell);
         }
-        // Jobs that were not started go back, and a deploy costs nobody an attempt.
-        let Poll::Ready(mut unstarted) = next else { return Poll::Pending };
-        while let Some(claimed) = unstarted {
-            self.tell.interrupted(claimed);
-            unstarted = self.jobs.try_recv().ok();
-        }
-        Poll::Ready(None)
+        let next = self.jobs.open().poll_recv(cx);
+        next.map(|job| job.map(|claimed| Ok(TaskBuilder::new(claimed).build())))
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
@@ -187,7 +200,8 @@ impl Service<Task<Claimed>> for Handler {
 }
 
 /// Runs attempts for the jobs that arrive, at most `concurrency` at once, until the channel closes and the last one
-/// has ended. Once `stopping` is cancelled no further job is started. Dropping the future stops all attempts, and reports them interrupted.
+/// has ended. Once `stopping` is cancelled no further job is started, and those that wait are handed back at once.
+/// Dropping the future stops all attempts, and reports them interrupted.
 pub(crate) fn run(
     bench: Arc<Workbench>,
     jobs: mpsc::Receiver<Claimed>,
@@ -196,13 +210,25 @@ pub(crate) fn run(
     stopping: CancellationToken,
 ) -> BoxFuture<'static, Result<(), WorkerError>> {
     let tell = Tell { outcomes, clock: bench.clock.clone() };
+    let jobs = Inbox(Arc::new(Mutex::new(jobs)));
     let worker = WorkerBuilder::new(bench.worker.to_string())
-        .backend(Hand { jobs, tell, stopping })
+        .backend(Hand { jobs: jobs.clone(), tell: tell.clone(), stopping: stopping.clone() })
         .concurrency(concurrency)
         // Own tasks: the worker polls everything in one, and a handler that computes would hold up all others.
         .parallelize(spawn)
         .build(Handler { bench });
-    worker.run().boxed()
+    async move {
+        let mut running = pin!(worker.run());
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = stopping.cancelled() => {}
+        }
+        jobs.hand_back(&tell);
+        // It holds a sender of outcomes, and the settles wait for the last one.
+        drop(tell);
+        running.await
+    }
+    .boxed()
 }
 
 type Attempt = <Handler as Service<Task<Claimed>>>::Future;
