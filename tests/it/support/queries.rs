@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sqlx::types::Json;
 
-use super::Database;
+use super::{Database, eventually};
 
 /// Types of the events that end a job.
 pub(crate) const TERMINAL: &str =
@@ -56,5 +56,19 @@ impl Database {
     pub(crate) async fn hurry(&self) {
         self.run("update backhaul.jobs set due_at = clock_timestamp() where due_at > clock_timestamp()").await;
         self.run("select pg_notify('backhaul', '')").await;
+    }
+
+    /// Waits until every job has ended, without waiting for pauses between tries.
+    pub(crate) async fn drained_in_a_hurry(&self) {
+        eventually("all jobs end", async || {
+            self.hurry().await;
+            self.unfinished().await == 0
+        })
+        .await;
+    }
+
+    /// Waits until every job has ended.
+    pub(crate) async fn drained(&self) {
+        eventually("all jobs end", async || self.unfinished().await == 0).await;
     }
 }

@@ -2,11 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use backhaul_engine::{AuditEvent, Done, Failure, Job, JobContext};
+use backhaul_engine::{AuditEvent, Cause, Done, Failure, Job, JobContext};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,8 +23,8 @@ pub(crate) struct Toy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
     /// `ok`, `transient`, `permanent`, `conflict`, `throttle:MS`, `panic`, `hang`, `wait` (for a permit of the gate),
-    /// `step` (a step named `a`, then a transient failure), `steps` (steps `a` and `b`), `write` (a begun step that
-    /// fails once).
+    /// `wait X` (the same, then X), `lose` (`wait permanent`), `step` (a step named `a`, then a transient failure),
+    /// `steps` (steps `a` and `b`), `steps then hang`, `write` (a begun step that fails once).
     #[serde(default)]
     pub(crate) acts: Vec<String>,
 }
@@ -50,11 +53,33 @@ pub(crate) struct ToyEnv {
     tries: Mutex<HashMap<i64, usize>>,
     /// Toys that `wait` take a permit each.
     pub(crate) gate: Semaphore,
+    down: AtomicBool,
 }
 
 impl ToyEnv {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { log: Mutex::default(), tries: Mutex::default(), gate: Semaphore::new(0) })
+        let (log, tries, down) = Default::default();
+        Arc::new(Self { log, tries, gate: Semaphore::new(0), down })
+    }
+
+    /// Whether toys that `call` find their upstream down.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// The most toys of those that `which` names that ran at the same time.
+    pub(crate) fn most_at_once(&self, which: impl Fn(i64) -> bool) -> usize {
+        let log = self.log.lock().expect("no panic under the lock");
+        let (mut now, mut most) = (0_usize, 0);
+        for (_, what) in log.iter().filter(|(n, _)| which(*n)) {
+            match what.as_str() {
+                "start" => now += 1,
+                "end" => now -= 1,
+                _ => {}
+            }
+            most = most.max(now);
+        }
+        most
     }
 
     pub(crate) fn note(&self, n: i64, what: impl Into<String>) {
@@ -99,10 +124,32 @@ impl Job for Toy {
 
 impl Toy {
     async fn act_out(&self, act: &str, nth: usize, env: &ToyEnv, ctx: &mut JobContext) -> Result<(), Failure> {
+        let act = match act.strip_prefix("wait ") {
+            Some(then) => {
+                env.gate.acquire().await.expect("the gate stays").forget();
+                then
+            }
+            None => act,
+        };
         match act {
             "ok" => Ok(()),
             "transient" => Err(Failure::transient("toy_broke", format!("try {nth}")).with_status(503)),
             "permanent" => Err(Failure::permanent("toy_lost", "cannot be mended")),
+            "refused" => Err(Failure::permanent("toy_refused", "not acceptable").with_status(422)),
+            "call" if env.down.load(Ordering::SeqCst) => {
+                let cause = Cause { upstream_down: true, ..Cause::new("toy_down", "nobody answers") };
+                Err(Failure::Transient { cause, not_before: None })
+            }
+            "call" => Ok(()),
+            "calls" => {
+                let pacer = ctx.pacer();
+                ctx.step("a", |key| async move {
+                    pacer.take("toy/box").await?;
+                    noted(env, self.n, "step a", key).await
+                })
+                .await?;
+                ctx.pacer().take("toy/box").await
+            }
             "conflict" => {
                 Err(Failure::Conflict { base: json!({"a": 1}), ours: json!({"a": 2}), theirs: json!({"a": 3}) })
             }
@@ -112,6 +159,10 @@ impl Toy {
                 env.gate.acquire().await.expect("the gate stays").forget();
                 Ok(())
             }
+            "lose" => {
+                env.gate.acquire().await.expect("the gate stays").forget();
+                Err(Failure::permanent("toy_lost", "after the gate"))
+            }
             "step" => {
                 ctx.step("a", |key| noted(env, self.n, "step a", key)).await?;
                 Err(Failure::transient("toy_broke", "after the step"))
@@ -120,6 +171,10 @@ impl Toy {
                 ctx.step("a", |key| noted(env, self.n, "step a", key)).await?;
                 ctx.step("b", |key| noted(env, self.n, "step b", key)).await?;
                 Ok(())
+            }
+            "steps then hang" => {
+                Box::pin(self.act_out("steps", nth, env, ctx)).await?;
+                std::future::pending().await
             }
             "write" => {
                 ctx.write_step("w", |_, begun| async move {

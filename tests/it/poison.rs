@@ -1,0 +1,114 @@
+//! A job that takes its worker down is found out without its neighbours paying for it.
+
+use crate::support::{Database, Toy, ToyEnv, Worker, database, eventually};
+
+const NEIGHBOURS: i64 = 6;
+
+/// Starts a worker that rescues whoever was given up.
+fn start(db: &Database, env: &std::sync::Arc<ToyEnv>) -> Worker {
+    Worker::start_with(db.store.clone(), env, Worker::patient())
+}
+
+async fn held(db: &Database) -> i64 {
+    db.one("select coalesce(sum(cardinality(seqs)), 0)::bigint from backhaul.leases").await
+}
+
+/// Three workers die with the job in their hands: twice beside its neighbours, once alone. Then it is dead, and the
+/// neighbours are done.
+///
+/// Covers row 205 for crashes.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_crashes_make_a_dead_letter_and_neighbours_survive() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let mut toys = vec![Toy::new(0).act("hang")];
+    toys.extend((1..=NEIGHBOURS).map(|n| Toy::new(n).act("hang").act("hang").act("ok")));
+    let ids = db.toys(&toys).await;
+    for death in 1..=2 {
+        let worker = start(&db, &env);
+        eventually("all run", async || env.order("start").len() == ids.len() * death).await;
+        worker.kill();
+        db.give_up_workers().await;
+    }
+    let worker = start(&db, &env);
+    eventually("it runs for the third time", async || env.count(Some(0), "start") == 3).await;
+    assert_eq!(held(&db).await, 1, "from its second rescue on it runs alone");
+    worker.kill();
+    db.give_up_workers().await;
+    let worker = start(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+
+    let dead: Vec<(i64, String, i64, i64)> =
+        db.rows("select id, reason, attempt::bigint, rescues::bigint from backhaul.dead_letters").await;
+    assert_eq!(dead, [(ids[0], "crashed_worker".to_owned(), 0, 2)]);
+    assert_eq!(db.told(ids[0]).await, ["job.dead"]);
+    for id in &ids[1..] {
+        assert_eq!(db.told(*id).await, ["job.completed"]);
+    }
+    assert_eq!(env.count(Some(0), "start"), 3, "it never ran a fourth time");
+    assert_eq!(held(&db).await, 0);
+}
+
+/// A job that must run alone waits for the others in hand to end, and others wait for it; all of them end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_runs_with_nothing_else_in_hand() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let suspect = db.toys(&[Toy::new(0).act("hang").act("hang").act("wait")]).await[0];
+    for death in 1..=2 {
+        let worker = start(&db, &env);
+        eventually("it runs", async || env.count(Some(0), "start") == death).await;
+        worker.kill();
+        db.give_up_workers().await;
+    }
+    let worker = start(&db, &env);
+    eventually("it runs alone", async || env.count(Some(0), "start") == 3).await;
+    db.toys(&(1..20).map(Toy::new).collect::<Vec<_>>()).await;
+    assert_eq!((held(&db).await, env.order("start").len()), (1, 3), "nothing is claimed beside it");
+    env.gate.add_permits(1);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!(db.told(suspect).await, ["job.completed"]);
+    assert_eq!(env.order("end").len(), 20);
+}
+
+/// The next of its ordering key goes on when a job has crashed its last worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crashed_job_lets_the_next_of_its_key_go_on() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    db.toys(&[Toy::new(0).keyed("k").act("hang"), Toy::new(1).keyed("k")]).await;
+    for death in 1..=3 {
+        let worker = start(&db, &env);
+        eventually("it runs", async || env.count(Some(0), "start") == death).await;
+        worker.kill();
+        db.give_up_workers().await;
+    }
+    let worker = start(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!(env.order("start"), [0, 0, 0, 1]);
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.key_holders").await, 0);
+}
+
+/// A job that panics at every try uses up its tries; the others of its batch do not notice.
+///
+/// Covers row 205.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_always_panics_is_dead_after_its_tries() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let mut toys = vec![Toy::new(0).act("panic")];
+    toys.extend((1..20).map(Toy::new));
+    let ids = db.toys(&toys).await;
+    let worker = start(&db, &env);
+    db.drained_in_a_hurry().await;
+    worker.stop().await;
+    assert_eq!(env.count(Some(0), "start"), 4);
+    assert_eq!(db.told(ids[0]).await, ["job.retried", "job.retried", "job.retried", "job.dead"]);
+    let dead: Vec<(i64, String, String)> =
+        db.rows("select id, reason, error ->> 'message' from backhaul.dead_letters").await;
+    assert_eq!(dead, [(ids[0], "panicked".to_owned(), "toy 0 panics".to_owned())]);
+    assert_eq!(env.order("end").len(), 19);
+}
