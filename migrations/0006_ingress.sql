@@ -154,6 +154,28 @@ set search_path = pg_catalog, pg_temp as $$
     select count(*) from (select from backhaul.jobs limit p_max) j
 $$;
 
+-- How a job fares, for a caller who waits for it: done, dead, or waiting, with its last failure. A job that is done is
+-- told by its last event, because its row is gone.
+create function backhaul.job_fate(p_job bigint)
+returns table (state text, status text, code text, http_status integer, due_at timestamptz)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select 'waiting', null, j.errors -> -1 ->> 'code', (j.errors -> -1 ->> 'http_status')::integer, j.due_at
+    from backhaul.jobs j where j.id = p_job
+    union all
+    select 'dead', null, d.error ->> 'code', (d.error ->> 'http_status')::integer, null
+    from backhaul.dead_letters d where d.id = p_job;
+    if not found then
+        return query select 'done', (
+            select convert_from(e.data, 'UTF8')::jsonb ->> 'status' from backhaul.events e
+            where e.job_id = p_job and e.type <> 'dev.backhaul.job.completed' order by e.id desc limit 1
+        ), null, null::integer, null::timestamptz;
+    end if;
+end $$;
+
 -- Deletes what has expired, at most `p_limit` rows of each table; returns how many.
 create function backhaul.ingress_expire(p_limit integer) returns integer
 language plpgsql security definer
@@ -194,8 +216,8 @@ revoke all on all functions in schema backhaul from public;
 
 grant usage on schema backhaul to backhaul_ingress;
 -- Beside events, the receiver enqueues what its admin address asks for, and counts what is waiting.
-grant execute on function backhaul.ingest, backhaul.backlog, backhaul.ingress_expire, backhaul.enqueue
-    to backhaul_ingress;
+grant execute on function backhaul.ingest, backhaul.backlog, backhaul.ingress_expire, backhaul.job_fate,
+    backhaul.enqueue to backhaul_ingress;
 grant select on backhaul.kinds, backhaul.parked_events, backhaul.migrations to backhaul_ingress;
 grant select on backhaul.parked_events to backhaul_reader, backhaul_operator;
 grant select on backhaul.ingress_events to backhaul_operator;

@@ -86,6 +86,11 @@ ca_file = "simulator-ca.pem"
 allow_hosts = [{{ host = "127.0.0.1", private = true, insecure = true }}]
 secret_file = "callback-secret"
 
+[kinds.deliver.targets]
+analytics = {{ url = "{http}/callbacks/{tenant}/analytics" }}
+crm-sync = {{ url = "{http}/callbacks/{tenant}/crm-sync" }}
+notification = {{ url = "{http}/callbacks/{tenant}/notification" }}
+
 [kinds.enrichment]
 legal_basis = "6(1)(f)"
 hash_key_file = {hash_key}

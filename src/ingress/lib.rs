@@ -17,12 +17,14 @@ pub mod normalise;
 pub mod parked;
 pub mod path;
 mod receive;
+mod reconcile;
 mod registration;
 mod reply;
 pub mod routes;
 mod server;
 pub mod signature;
 mod sweep;
+mod told;
 
 pub use app::{Check, Checks, Limits};
 pub use event::Problem;

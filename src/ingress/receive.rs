@@ -4,12 +4,11 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, Request, StatusCode, request::Parts},
+    http::{HeaderMap, Request, request::Parts},
     response::Response,
 };
 use backhaul_outbound::Profile;
 use futures::FutureExt;
-use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
@@ -20,10 +19,10 @@ use crate::{
     intake::{self, Fate, Intake, IntakeError, Outcome, Taken},
     jobs::{self, Common},
     json::{Json, JsonError},
-    metrics::Ended,
-    reply::{self, Refusal},
+    reply::Refusal,
     routes::Source,
     signature::{self, Verified},
+    told::Told,
 };
 
 /// Takes a delivery for `tenant`; without one, for the only tenant there is. Whatever happens, there is an answer, and
@@ -36,35 +35,12 @@ pub(crate) async fn receive(app: Arc<App>, source: usize, tenant: Option<String>
     // A mistake of ours must not take the connection, and with it the sender's other deliveries, down.
     let outcome = AssertUnwindSafe(delivery.take(tenant.as_deref(), request)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_| Err((Refusal::Internal, "panicked".to_owned())));
-    let took = started.elapsed();
-    let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let name = source.name.as_str();
+    // What a stranger writes where a tenant's name belongs is not repeated.
+    let tenant = tenant.as_deref().and_then(|name| app.profiles.get(name)).map(|profile| profile.tenant.as_str());
+    let told = Told { source: &source.name, tenant, took: started.elapsed() };
     match outcome {
-        Ok(taken) => {
-            let (ended, status) = match taken.outcome {
-                Outcome::Accepted => (Ended::Accepted, "accepted"),
-                Outcome::Duplicate => (Ended::Duplicate, "duplicate"),
-                Outcome::Parked => (Ended::Parked, "accepted"),
-            };
-            app.metrics.ended(name, ended, took);
-            tracing::info!(event_id = %taken.id, source = name, tenant, outcome = ended.as_str(), jobs = taken.jobs, latency_ms, "delivery taken");
-            let mut answer = json!({"status": status, "eventId": taken.id});
-            if taken.outcome == Outcome::Parked {
-                answer["parked"] = json!(true);
-            }
-            reply::respond(StatusCode::OK, &answer)
-        }
-        Err((refusal, why)) => {
-            let status = refusal.status();
-            let ours = status.is_server_error();
-            app.metrics.ended(name, if ours { Ended::Failed } else { Ended::Refused }, took);
-            if ours {
-                tracing::warn!(%id, source = name, tenant, status = status.as_u16(), code = refusal.code(), why, latency_ms, "delivery refused");
-            } else {
-                tracing::info!(%id, source = name, tenant, status = status.as_u16(), code = refusal.code(), why, latency_ms, "delivery refused");
-            }
-            refusal.respond(id)
-        }
+        Ok(taken) => told.taken(&app, &taken),
+        Err((refusal, why)) => told.refused(&app, id, &refusal, &why),
     }
 }
 

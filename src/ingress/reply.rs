@@ -41,6 +41,11 @@ pub(crate) enum Refusal {
         /// After how many seconds.
         retry_after_s: u64,
     },
+    /// An upstream could not be worked with.
+    Upstream {
+        /// The job's failure code.
+        code: String,
+    },
     /// A mistake of ours.
     Internal,
 }
@@ -58,6 +63,7 @@ impl Refusal {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream { .. } => StatusCode::BAD_GATEWAY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -76,6 +82,7 @@ impl Refusal {
             Self::Method => "method_not_allowed",
             Self::BadRequest(_) => "bad_request",
             Self::Busy { code, .. } => code,
+            Self::Upstream { .. } => "upstream_failed",
             Self::Internal => "internal",
         }
     }
@@ -93,6 +100,7 @@ impl Refusal {
             Self::NotFound => "there is nothing here".to_owned(),
             Self::Method => "this address takes another method".to_owned(),
             Self::Busy { .. } => "come back later".to_owned(),
+            Self::Upstream { code } => format!("the job is a dead letter: {code}"),
             Self::Internal => "something went wrong here; quote the id".to_owned(),
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     backlog::Backlog,
     listener::Listener,
     metrics::Metrics,
-    receive,
+    receive, reconcile,
     registration::Registrations,
     reply::Refusal,
     routes::Routes,
@@ -139,7 +139,7 @@ fn public_router(app: &Arc<App>) -> Router {
 
 fn admin_router(app: &Arc<App>) -> Router {
     let router = Router::new()
-        .route("/api/reconcile/{thread}", post(admin::reconcile))
+        .route("/api/reconcile/{thread}", post(reconcile::reconcile))
         .route("/api/metrics", get(admin::metrics))
         .route("/healthz", get(admin::healthz))
         .route("/readyz", get(admin::readyz));

@@ -9,3 +9,4 @@ pub(crate) mod receiver;
 mod registration;
 mod repetition;
 mod signatures;
+mod threads;

@@ -18,6 +18,14 @@ fn the_shipped_routes_serve_the_contracts_paths() {
     assert_eq!(paths, expected.map(|(own, bare)| (own.to_owned(), bare.to_owned())));
 }
 
+#[test]
+fn the_guides_example_is_valid() {
+    let guide = include_str!("../../../docs/guide/ingress.md");
+    let example = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let routes = Routes::from_toml(example).expect("valid");
+    assert_eq!(routes.sources[0].path_of("acme"), "/webhooks/acme/calls");
+}
+
 /// Covers row 79, row 80: a channel that nobody named is unknown, whatever it is called.
 #[test]
 fn events_and_channels_are_matched() {

@@ -2,7 +2,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::receiver::{Setup, serve, voice};
-use crate::support::eventually;
+use crate::support::{Login, eventually};
 
 /// Covers row 211: while the queue is full senders are told to come back, and when there is room again they are let in.
 #[tokio::test(flavor = "multi_thread")]
@@ -47,4 +47,41 @@ async fn without_a_database_senders_are_told_to_come_back() {
     sqlx::raw_sql(AssertSqlSafe(back)).execute(&mut outside).await.expect("unlocks the database");
     eventually("it is taken", async || receiver.interaction(&voice("i2")).await.status == 200).await;
     assert_eq!(house.counts().await, (2, 6));
+}
+
+/// A stop lets what is under way end, and ends the process well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_clean() {
+    let (house, receiver) = serve("stop", Setup::default()).await;
+    assert_eq!(receiver.interaction(&voice("i1")).await.status, 200);
+    assert_eq!(receiver.terminate().await, Some(0));
+    assert_eq!(house.counts().await, (1, 3));
+}
+
+/// A receiver needs no more rights than its role has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receivers_role_is_enough() {
+    let setup = Setup { settings: vec![("BACKHAUL__INGRESS__SWEEP_S", "1".to_owned())], ..Setup::default() };
+    let mut house = super::receiver::House::new("role", &setup).await;
+    let login = Login::of(&house.database, Some("backhaul_ingress")).await;
+    house.database.url.clone_from(&login.url);
+    let receiver = house.serve(&setup).await;
+    assert_eq!(receiver.interaction(&voice("i1")).await.status, 200);
+    let url = format!("{}/api/reconcile/t1?tenant=acme&wait_s=1", receiver.admin);
+    let asked = super::receiver::answer(receiver.client.post(url).bearer_auth(super::receiver::ADMIN_TOKEN)).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let mut event = voice("i2");
+    event["data"]["channelType"] = json!("email");
+    assert_eq!(receiver.interaction(&event).await.body["parked"], true);
+    house.database.run("update backhaul.ingress_keys set expires_at = clock_timestamp() - interval '1 second'").await;
+    eventually("it sweeps", async || {
+        house.database.one::<i64>("select count(*) from backhaul.ingress_keys").await == 0
+    })
+    .await;
+    let logs = house.logs();
+    assert!(!logs.contains("permission denied"), "{logs}");
+    drop(receiver);
+    // The login owns connections until the receiver is gone.
+    house.database.store.close().await;
+    drop(login);
 }

@@ -12,7 +12,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::support::{Database, Process, binary, database, scratch};
+use crate::support::{Database, PATIENCE, Process, binary, database, scratch};
 
 /// The tenants' secrets: the current one, and the one that is being replaced.
 pub(crate) const SECRET: &str = "test-secret-current";
@@ -212,6 +212,13 @@ impl Receiver {
     /// Asks the admin listener with the token.
     pub(crate) async fn admin(&self, path: &str) -> Value {
         answer(self.client.get(format!("{}{path}", self.admin)).bearer_auth(ADMIN_TOKEN)).await.body
+    }
+
+    /// SIGTERM; the exit code, or nothing where it does not end in time.
+    pub(crate) async fn terminate(self) -> Option<i32> {
+        let pid = i32::try_from(self.process.id()).expect("a process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || self.process.wait())).await.ok()?.ok()?
     }
 
     /// SIGKILL.

@@ -29,6 +29,11 @@ impl Process {
         self.0.id()
     }
 
+    /// Waits for the end and tells the exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        self.0.wait().ok()?.code()
+    }
+
     /// SIGKILL, and wait for the end of it.
     pub(crate) fn kill(mut self) {
         self.end();
@@ -102,6 +107,12 @@ impl SimulatorProcess {
     pub(crate) async fn get(&self, path: &str) -> Value {
         let reply = self.client.get(format!("{}{path}", self.url)).send().await.expect("answers");
         reply.json().await.expect("JSON")
+    }
+
+    /// None where there is nothing.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Value> {
+        let reply = self.client.get(format!("{}{path}", self.url)).send().await.expect("answers");
+        if reply.status().is_success() { Some(reply.json().await.expect("JSON")) } else { None }
     }
 
     pub(crate) async fn patch(&self, path: &str, body: &Value) {
