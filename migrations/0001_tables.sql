@@ -115,6 +115,8 @@ create table backhaul.jobs (
 
 create index jobs_ready on backhaul.jobs (lane, priority, seq) where seq is not null;
 create index jobs_due on backhaul.jobs (due_at) where due_at is not null and rescues < 2;
+-- When more is due than one promotion takes, it goes by tenants too.
+create index jobs_due_tenant on backhaul.jobs (tenant, due_at) where due_at is not null and rescues < 2;
 -- Jobs whose worker died twice: few, and handed out one at a time to a worker that holds nothing else.
 create index jobs_alone on backhaul.jobs (due_at) where due_at is not null and rescues >= 2;
 create index jobs_key on backhaul.jobs (tenant, ordering_key, id) where ordering_key is not null;

@@ -2,6 +2,43 @@
 -- each needs several statements with fresh snapshots in one round trip. Planner switches are set per function: the
 -- statistics of queue tables are always stale, and every access below has its index.
 
+-- The oldest due jobs of up to a hundred tenants, ten of each, from a random tenant on. For when more is due than one
+-- promotion takes: the single job of one tenant must not wait until another's hundred thousand have their places.
+create function backhaul.due_by_tenant() returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    v_tenant text;
+    v_start text;
+    v_wrapped boolean := false;
+    v_found bigint[];
+    v_ids bigint[] := '{}';
+begin
+    select n.tenant into v_start from backhaul.lanes n
+    where n.id >= floor(random() * (select max(m.id) from backhaul.lanes m)) order by n.id limit 1;
+    v_tenant := coalesce(v_start, '');
+    for i in 1 .. 100 loop
+        select j.tenant into v_tenant from backhaul.jobs j
+        where j.tenant > v_tenant and j.due_at is not null and j.rescues < 2 order by j.tenant limit 1;
+        if v_tenant is null then
+            exit when v_wrapped;
+            v_wrapped := true;
+            v_tenant := '';
+            continue;
+        end if;
+        exit when v_wrapped and v_tenant > v_start;
+        select array_agg(d.id) into v_found from (
+            select j.id from backhaul.jobs j
+            where j.tenant = v_tenant and j.due_at <= clock_timestamp() and j.rescues < 2
+            order by j.due_at limit 10 for update skip locked) d;
+        v_ids := v_ids || v_found;
+    end loop;
+    return v_ids;
+end $$;
+
 -- Gives due jobs their place. Lanes and cursors come into being here, in a short transaction of ours.
 -- `after` is a hint: look only at jobs due later than that, so that index entries of jobs promoted long ago, which a
 -- held snapshot keeps alive, are not walked again and again.
@@ -24,6 +61,12 @@ begin
     ) d;
     if v_ids is null then
         return 0;
+    end if;
+    if cardinality(v_ids) >= p_limit then
+        -- A tenant's oldest come first in both, so its jobs keep their order.
+        select array_agg(d.id order by d.n) into v_ids from (
+            select u.id, min(u.n) as n from unnest(v_ids || backhaul.due_by_tenant()) with ordinality as u (id, n)
+            group by u.id) d;
     end if;
     insert into backhaul.lanes (kind, version, tenant)
     select distinct j.kind, j.version, j.tenant from backhaul.jobs j
@@ -50,8 +93,25 @@ begin
     return cardinality(v_ids);
 end $$;
 
+-- Tokens a limit may save up: two hundredths of a minute's, which is what accrues while an idle worker sleeps.
+create function backhaul.bucket_burst(p_per_minute integer) returns double precision
+language sql immutable as $$
+    select greatest(1, floor(p_per_minute * 0.02))
+$$;
+
+-- Tokens a second that a limit earns: what is left of a minute's after the burst, over a minute and a second, because
+-- a request may leave a second after its token was granted. No 60 seconds see more requests than the limit.
+create function backhaul.bucket_rate(p_per_minute integer) returns double precision
+language sql immutable as $$
+    select greatest(p_per_minute - greatest(1, floor(p_per_minute * 0.02)), 0.5) / 61.0
+$$;
+
 -- Takes up to `want` tokens of a bucket at once, so that its row is not hot. `wait_ms` is set where none was granted.
+-- A probe goes through where others wait for its outcome: it may need several requests to get to its end. With
+-- `p_waits` false a bucket that somebody else has locked grants nothing, so that a claim which holds one bucket never
+-- waits for a second: two claims that meet the same two in other orders would deadlock.
 create function backhaul.bucket_take(p_tenant text, p_name text, p_want integer, p_backfill boolean,
+                                     p_probe boolean default false, p_waits boolean default true,
                                      out granted integer, out wait_ms bigint, out why text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -62,15 +122,25 @@ declare
     v_rate double precision;
     v_now timestamptz;
 begin
-    select x.* into b from backhaul.buckets x where x.tenant = p_tenant and x.name = p_name for update;
+    if p_waits then
+        select x.* into b from backhaul.buckets x where x.tenant = p_tenant and x.name = p_name for update;
+    else
+        select x.* into b from backhaul.buckets x where x.tenant = p_tenant and x.name = p_name for update skip locked;
+        if b.name is null and exists (select from backhaul.buckets x where x.tenant = p_tenant and x.name = p_name) then
+            granted := 0;
+            wait_ms := 1;
+            why := 'limit';
+            return;
+        end if;
+    end if;
     v_now := clock_timestamp();
-    if b.blocked_until > v_now then
+    if b.blocked_until > v_now and not (b.probing and p_probe) then
         granted := 0;
         wait_ms := ceil(extract(epoch from b.blocked_until - v_now) * 1000);
         why := coalesce(b.blocked_why, 'blocked');
         return;
     end if;
-    if b.probing then
+    if b.probing and not p_probe then
         -- The next probe is ten seconds away for everybody: at most six a minute.
         update backhaul.buckets x set blocked_until = v_now + interval '10 seconds'
         where x.tenant = p_tenant and x.name = p_name;
@@ -80,18 +150,20 @@ begin
         granted := p_want;
         return;
     end if;
-    v_burst := greatest(1, floor(b.per_minute * 0.02));
-    v_rate := greatest(b.per_minute - v_burst, 0.5) / 60.0;
+    v_burst := backhaul.bucket_burst(b.per_minute);
+    v_rate := backhaul.bucket_rate(b.per_minute);
     b.tokens := least(v_burst, b.tokens + v_rate * greatest(0, extract(epoch from v_now - b.refilled_at)));
     b.backfill_tokens := least(v_burst, b.backfill_tokens
         + b.backfill_share * v_rate * greatest(0, extract(epoch from v_now - b.refilled_at)));
-    granted := least(p_want, floor(b.tokens)::integer);
+    granted := greatest(0, least(p_want, floor(b.tokens)::integer));
     if p_backfill and b.backfill_share < 1 then
-        granted := least(granted, floor(b.backfill_tokens)::integer);
+        granted := greatest(0, least(granted, floor(b.backfill_tokens)::integer));
         b.backfill_tokens := b.backfill_tokens - granted;
     end if;
     if granted = 0 then
-        wait_ms := greatest(1, ceil((1 - b.tokens) / v_rate * 1000));
+        wait_ms := greatest(1, ceil((1 - b.tokens) / v_rate * 1000),
+            case when p_backfill and b.backfill_share < 1
+                then ceil((1 - b.backfill_tokens) / (b.backfill_share * v_rate) * 1000) end);
         why := 'limit';
     end if;
     update backhaul.buckets x set tokens = b.tokens - granted, backfill_tokens = b.backfill_tokens, refilled_at = v_now
@@ -157,6 +229,19 @@ begin
     return v_run;
 end $$;
 
+-- Jobs of the kind in workers' hands: of one tenant, or of all with '*'.
+create function backhaul.held(p_kind text, p_tenant text) returns integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+    select count(*)::integer from backhaul.lanes n
+    join backhaul.leases l on l.lane = n.id
+    cross join lateral unnest(l.seqs) as u (seq)
+    join backhaul.jobs j on j.lane = l.lane and j.priority = l.priority and j.seq = u.seq
+    where n.kind = p_kind and (p_tenant = '*' or n.tenant = p_tenant)
+$$;
+
 -- How many more jobs of the kind may start. The caps' rows stay locked until the claim commits, so that two claims
 -- cannot both use the last place; whoever finds them locked leaves the kind to the other for this time.
 create function backhaul.cap_room(p_kind text, p_tenant text) returns integer
@@ -174,24 +259,23 @@ begin
     for p in select x.tenant, x.running_max from backhaul.caps x
              where x.kind = p_kind and x.tenant in (p_tenant, '*') order by x.tenant for update skip locked loop
         v_seen := v_seen + 1;
-        v_room := least(v_room, p.running_max - (
-            select count(*)::integer from backhaul.lanes n
-            join backhaul.leases l on l.lane = n.id
-            cross join lateral unnest(l.seqs) as u (seq)
-            join backhaul.jobs j on j.lane = l.lane and j.priority = l.priority and j.seq = u.seq
-            where n.kind = p_kind and (p.tenant = '*' or n.tenant = p.tenant)));
+        v_room := least(v_room, p.running_max - backhaul.held(p_kind, p.tenant));
     end loop;
     return case when v_seen = v_caps then v_room else 0 end;
 end $$;
 
 -- Moves cursors and leases what lies behind them. Commits without waiting for the disk: a lost claim is only claimed
 -- again. Lanes are served by effective priority (one level up for every thirty seconds without service), then by
--- virtual time; a claim spreads over at most sixteen of them.
+-- virtual time; lanes of one level share by weight, and a claim spreads over at most sixteen of them. It goes down to
+-- the next level only where this one had no more: a worker that still has room claims again at once.
+-- What cannot be served now (paused, at its cap, bucket closed or empty) is no candidate, or sixteen such lanes would
+-- hide all others. A lane lags behind the one served most by at most 512 jobs of virtual time: who was held back, or
+-- was alone for a while, neither takes everything afterwards nor pays for it.
 create function backhaul.claim(p_worker uuid, p_kinds text[], p_want integer, p_due_after timestamptz)
 returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
                max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
                enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
-               fresh boolean, probe boolean)
+               fresh boolean, probe boolean, backfill boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -202,8 +286,13 @@ as $$
 #variable_conflict use_column
 declare
     c record;
+    v_full text[];
     v_left integer := p_want;
+    v_fair integer;
     v_share integer;
+    v_rank integer;
+    v_cut boolean := false;
+    v_paced boolean := false;
     v_position bigint;
     v_ids bigint[];
     v_seqs bigint[];
@@ -224,38 +313,54 @@ begin
                where j.due_at > p_due_after and j.due_at <= clock_timestamp() and j.rescues < 2) then
         perform backhaul.promote(greatest(p_want * 2, 200), p_due_after);
     end if;
+    select array_agg(p.kind || '/' || p.tenant) into v_full
+    from backhaul.caps p where backhaul.held(p.kind, p.tenant) >= p.running_max;
     for c in
-        select r.*, row_number() over (order by r.rank, r.pass) as nth, count(*) over () as lanes from (
-            select x.lane, x.priority, x.pass, l.weight, l.kind, l.tenant, k.pacing[1] as bucket,
-                   exists (select from backhaul.buckets b
-                           where b.tenant = l.tenant and b.name = k.pacing[1]
-                             and (b.per_minute is not null or b.probing)) as limited,
+        select r.*, sum(r.weight) over (partition by r.rank order by r.fair, r.served_at, r.lane, r.priority
+                                        rows between current row and unbounded following) as weights
+        from (
+            select x.lane, x.priority, x.served_at, l.weight, l.kind, l.tenant, k.pacing[1] as bucket,
+                   greatest(x.pass, max(x.pass) over () - 512) as fair,
+                   b.per_minute is not null or coalesce(b.probing, false) as limited,
                    exists (select from backhaul.caps p where p.kind = l.kind and p.tenant in (l.tenant, '*')) as capped,
                    x.priority - least(x.priority,
                        floor(extract(epoch from clock_timestamp() - x.served_at) / 30))::integer as rank
             from backhaul.cursors x
             join backhaul.lanes l on l.id = x.lane
             join backhaul.kinds k on k.kind = l.kind and k.version = l.version
+            left join backhaul.buckets b on b.tenant = l.tenant and b.name = k.pacing[1]
             cross join lateral (select from backhaul.jobs j
                                 where j.lane = x.lane and j.priority = x.priority and j.seq > x.position limit 1) work
             where x.awake and (l.kind || '@' || l.version) = any (p_kinds)
-              and not exists (select from backhaul.buckets b
-                              where b.tenant = l.tenant and b.name = any (k.pacing) and b.blocked_until > clock_timestamp())
+              and not exists (select from backhaul.buckets o
+                              where o.tenant = l.tenant and o.name = any (k.pacing) and o.blocked_until > clock_timestamp())
               and not exists (select from backhaul.pauses p where p.kind in (l.kind, '*') and p.tenant in (l.tenant, '*'))
-            order by rank, x.pass
-            limit least(p_want, 16)) r
-        order by nth
+              and (b.per_minute is null
+                   or b.tokens + backhaul.bucket_rate(b.per_minute)
+                       * extract(epoch from clock_timestamp() - b.refilled_at)::double precision >= 1)
+              and (b.per_minute is null or x.priority < 4 or b.backfill_share >= 1
+                   or b.backfill_tokens + b.backfill_share * backhaul.bucket_rate(b.per_minute)
+                       * extract(epoch from clock_timestamp() - b.refilled_at)::double precision >= 1)
+              and (v_full is null or ((l.kind || '/' || l.tenant) <> all (v_full) and (l.kind || '/*') <> all (v_full)))
+            order by rank, fair, x.served_at, x.lane, x.priority
+            limit 16) r
+        order by r.rank, r.fair, r.served_at, r.lane, r.priority
     loop
+        exit when v_cut and c.rank > v_rank;
+        v_rank := c.rank;
         select x.position into v_position from backhaul.cursors x
         where x.lane = c.lane and x.priority = c.priority for update skip locked;
         continue when not found;
-        v_share := ceil(v_left / (c.lanes - c.nth + 1)::numeric);
+        v_fair := ceil(v_left::double precision * c.weight / c.weights);
+        v_share := v_fair;
         if c.capped then
             v_share := least(v_share, backhaul.cap_room(c.kind, c.tenant));
             continue when v_share <= 0;
         end if;
         if c.limited then
-            select t.granted into v_share from backhaul.bucket_take(c.tenant, c.bucket, v_share, c.priority = 4) t;
+            select t.granted into v_share
+            from backhaul.bucket_take(c.tenant, c.bucket, v_share, c.priority = 4, false, not v_paced) t;
+            v_paced := true;
             continue when v_share = 0;
         end if;
         select array_agg(j.id order by j.seq), array_agg(j.seq order by j.seq), max(j.seq),
@@ -264,6 +369,8 @@ begin
         from (select n.id, n.seq, n.ordering_key from backhaul.jobs n
               where n.lane = c.lane and n.priority = c.priority and n.seq > v_position
               order by n.seq limit v_share) j;
+        -- It had as much as its share and may have more: lower levels wait.
+        v_cut := v_cut or coalesce(cardinality(v_ids) = v_fair, false);
         if v_ids is not null and v_keyed is not null then
             v_run := backhaul.reserve_keys(v_keyed);
             select array_agg(u.id order by u.seq), array_agg(u.seq order by u.seq) into v_ids, v_seqs
@@ -273,12 +380,13 @@ begin
         if c.limited and coalesce(cardinality(v_ids), 0) < v_share then
             update backhaul.buckets b set tokens = b.tokens + v_share - coalesce(cardinality(v_ids), 0),
                 backfill_tokens = b.backfill_tokens
-                    + case when c.priority = 4 then v_share - coalesce(cardinality(v_ids), 0) else 0 end
+                    + case when c.priority = 4 and b.backfill_share < 1
+                           then v_share - coalesce(cardinality(v_ids), 0) else 0 end
             where b.tenant = c.tenant and b.name = c.bucket;
         end if;
         continue when v_last is null;
         update backhaul.cursors x set position = v_last, served_at = clock_timestamp(),
-            pass = x.pass + coalesce(cardinality(v_ids), 0)::double precision / c.weight
+            pass = greatest(x.pass, c.fair) + coalesce(cardinality(v_ids), 0)::double precision / c.weight
         where x.lane = c.lane and x.priority = c.priority;
         continue when v_ids is null;
         insert into backhaul.leases (worker, lane, priority, seqs)
@@ -294,11 +402,31 @@ begin
            j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, u.paid,
            -- Still at its first place: nobody has run it, so it has no steps.
            j.seq = j.id,
-           exists (select from backhaul.buckets b where b.tenant = j.tenant and b.name = u.paid and b.probing)
+           exists (select from backhaul.buckets b where b.tenant = j.tenant and b.name = u.paid and b.probing),
+           j.priority = 4
     from unnest(v_leases, v_jobs, v_paid) with ordinality as u (lease, id, paid, n)
     join backhaul.jobs j on j.id = u.id
     order by u.n;
 end $$;
+
+-- The due job that must run alone, of the given kinds and not held back. A worker asks before it lets go of all else,
+-- so one that it could not run anyway would stop it for nothing.
+create function backhaul.waits_alone(p_kinds text[]) returns bigint
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+    select j.id from backhaul.jobs j
+    join backhaul.kinds k on k.kind = j.kind and k.version = j.version
+    where j.due_at <= clock_timestamp() and j.rescues >= 2 and j.lane is not null
+      and (j.kind || '@' || j.version) = any (p_kinds)
+      and not exists (select from backhaul.pauses p where p.kind in (j.kind, '*') and p.tenant in (j.tenant, '*'))
+      and not exists (select from backhaul.buckets b
+                      where b.tenant = j.tenant and b.name = any (k.pacing) and b.blocked_until > clock_timestamp())
+      and not exists (select from backhaul.caps p where p.kind = j.kind and p.tenant in (j.tenant, '*')
+                        and backhaul.held(p.kind, p.tenant) >= p.running_max)
+    order by j.due_at limit 1
+$$;
 
 -- One job whose worker died twice with it, for a worker that holds nothing else. Its negative place lies before every
 -- cursor, so that no claim and no sweep meets it while the lease lives.
@@ -306,7 +434,7 @@ create function backhaul.claim_alone(p_worker uuid, p_kinds text[])
 returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
                max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
                enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
-               fresh boolean, probe boolean)
+               fresh boolean, probe boolean, backfill boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -320,11 +448,9 @@ begin
     if not exists (select from backhaul.workers w where w.id = p_worker) then
         raise exception 'worker_unknown: this worker was given up for dead' using errcode = 'BH030';
     end if;
-    select j.id, j.lane, j.priority into v_job from backhaul.jobs j
-    where j.due_at <= clock_timestamp() and j.rescues >= 2 and j.lane is not null
-      and (j.kind || '@' || j.version) = any (p_kinds)
-    order by j.due_at limit 1 for update skip locked;
-    if v_job.id is null then
+    select j.id, j.lane, j.priority, j.kind, j.tenant into v_job from backhaul.jobs j
+    where j.id = backhaul.waits_alone(p_kinds) and j.due_at is not null for update skip locked;
+    if v_job.id is null or backhaul.cap_room(v_job.kind, v_job.tenant) <= 0 then
         return;
     end if;
     update backhaul.jobs j set seq = -j.id, due_at = null where j.id = v_job.id;
@@ -333,7 +459,7 @@ begin
     return query
     select v_lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
            j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, null::text,
-           false, false
+           false, false, j.priority = 4
     from backhaul.jobs j where j.id = v_job.id;
 end $$;
 

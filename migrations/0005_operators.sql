@@ -45,7 +45,11 @@ begin
     delete from backhaul.steps s where s.job_id = j.id;
     perform backhaul.append_event('dev.backhaul.job.cancelled', j.id, j.tenant, j.kind, j.traceparent,
         jsonb_build_object('actor', coalesce(cancel.actor, session_user), 'why', cancel.why, 'was_running', v_running));
-    if j.ordering_key is not null then
+    if v_running then
+        -- Its attempt may be in the middle of a request. The next job of the key starts when the worker has stopped it,
+        -- which settle tells, or when so much time has passed that the worker must be dead.
+        update backhaul.key_holders h set stopping_until = clock_timestamp() + interval '30 seconds' where h.job_id = j.id;
+    elsif j.ordering_key is not null then
         perform backhaul.hand_over(array[j.id]);
     end if;
     return case when v_running then 'cancelled_running' else 'cancelled' end;
@@ -94,10 +98,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if pause.kind <> '*' and not exists (select from backhaul.kinds k where k.kind = pause.kind) then
-        raise exception 'unknown_kind: %', left(pause.kind, 64) using errcode = 'BH001',
-            hint = 'select kind from backhaul.kinds lists what this deployment runs';
+    if pause.kind is distinct from '*' then
+        perform backhaul.check_kind(pause.kind);
     end if;
+    perform backhaul.check_tenant(pause.tenant);
     insert into backhaul.pauses (kind, tenant, actor, why)
     values (pause.kind, pause.tenant, coalesce(pause.actor, session_user), pause.why) on conflict do nothing;
     if not found then
@@ -125,48 +129,102 @@ begin
 end $$;
 comment on function backhaul.resume is 'Lets go what pause with the same arguments held back. False: nothing was.';
 
-create function backhaul.append_control(p_type text, p_kind text, p_tenant text, p_actor text, p_why text) returns void
+create function backhaul.append_control(p_type text, p_kind text, p_tenant text, p_actor text, p_why text,
+                                        p_more jsonb default '{}') returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
     insert into backhaul.events (event_id, occurred_at, type, tenant, kind, subject, data)
     values (backhaul.uuid_v7(), clock_timestamp(), p_type, p_tenant, nullif(p_kind, '*'), 'queue/' || p_kind || '/' || p_tenant,
         convert_to(backhaul.canonical(jsonb_strip_nulls(jsonb_build_object('actor', coalesce(p_actor, session_user),
-            'kind', p_kind, 'tenant', p_tenant, 'why', p_why))), 'UTF8'))
+            'kind', p_kind, 'tenant', p_tenant, 'why', p_why) || p_more)), 'UTF8'))
 $$;
 
 -- At most `running_max` jobs of the kind at once in the whole fleet (tenant '*'), or of one tenant's kind; null: no cap.
-create function backhaul.set_cap(kind text, tenant text, running_max integer) returns void
+create function backhaul.set_cap(kind text, tenant text, running_max integer, actor text default null, why text default null)
+returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    perform backhaul.check_kind(set_cap.kind);
+    perform backhaul.check_tenant(set_cap.tenant);
+    if set_cap.running_max < 1 then
+        raise exception 'invalid_argument: running_max must be 1 or more' using errcode = 'BH005',
+            hint = 'backhaul.pause holds a kind back altogether; null takes the cap away';
+    end if;
     if set_cap.running_max is null then
         delete from backhaul.caps c where c.kind = set_cap.kind and c.tenant = set_cap.tenant;
     else
         insert into backhaul.caps (kind, tenant, running_max) values (set_cap.kind, set_cap.tenant, set_cap.running_max)
         on conflict (kind, tenant) do update set running_max = excluded.running_max;
     end if;
+    perform backhaul.append_control('dev.backhaul.queue.capped', set_cap.kind, set_cap.tenant, set_cap.actor, set_cap.why,
+        jsonb_build_object('running_max', set_cap.running_max));
     perform backhaul.wake();
 end $$;
 
 -- A tenant of weight 3 is served three times as often as one of weight 1, while both have work.
-create function backhaul.set_weight(kind text, tenant text, weight integer) returns void
-language sql security definer
+create function backhaul.set_weight(kind text, tenant text, weight integer, actor text default null, why text default null)
+returns void
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+    perform backhaul.check_kind(set_weight.kind);
+    perform backhaul.check_tenant(nullif(set_weight.tenant, '*'));
+    if set_weight.weight is null or set_weight.weight not between 1 and 1000 then
+        raise exception 'invalid_argument: weight must be 1 to 1000' using errcode = 'BH005', hint = '1 is the default';
+    end if;
     insert into backhaul.lanes (kind, version, tenant, weight)
     select k.kind, k.version, set_weight.tenant, set_weight.weight from backhaul.kinds k where k.kind = set_weight.kind
-    on conflict (kind, version, tenant) do update set weight = excluded.weight
-$$;
+    on conflict (kind, version, tenant) do update set weight = excluded.weight;
+    perform backhaul.append_control('dev.backhaul.queue.weighted', set_weight.kind, set_weight.tenant, set_weight.actor,
+        set_weight.why, jsonb_build_object('weight', set_weight.weight));
+end $$;
 
 -- The part of a tenant's limit that work of priority `backfill` may use, from just above 0 to 1.
-create function backhaul.set_backfill_share(tenant text, bucket text, share real) returns void
-language sql security definer
+create function backhaul.set_backfill_share(tenant text, bucket text, share real, actor text default null, why text default null)
+returns void
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into backhaul.buckets (tenant, name, backfill_share) values (set_backfill_share.tenant, set_backfill_share.bucket, set_backfill_share.share)
-    on conflict (tenant, name) do update set backfill_share = excluded.backfill_share
-$$;
+#variable_conflict use_column
+begin
+    perform backhaul.check_tenant(nullif(set_backfill_share.tenant, '*'));
+    if set_backfill_share.bucket is null or set_backfill_share.bucket !~ '^[a-z0-9_-]{1,40}/[a-z0-9_-]{1,40}$' then
+        raise exception 'invalid_argument: a bucket is provider/class' using errcode = 'BH005',
+            hint = 'select tenant, name from backhaul.buckets lists them';
+    elsif set_backfill_share.share is null or not (set_backfill_share.share > 0 and set_backfill_share.share <= 1) then
+        raise exception 'invalid_argument: share must be above 0 and at most 1' using errcode = 'BH005',
+            hint = '0.25 leaves three quarters of the limit to other work';
+    end if;
+    insert into backhaul.buckets (tenant, name, backfill_share)
+    values (set_backfill_share.tenant, set_backfill_share.bucket, set_backfill_share.share)
+    on conflict (tenant, name) do update set backfill_share = excluded.backfill_share;
+    perform backhaul.append_control('dev.backhaul.queue.shared', '*', set_backfill_share.tenant, set_backfill_share.actor,
+        set_backfill_share.why,
+        jsonb_build_object('bucket', set_backfill_share.bucket, 'backfill_share', set_backfill_share.share::text));
+end $$;
+
+create function backhaul.check_kind(p_kind text) returns void language plpgsql stable
+set search_path = pg_catalog, pg_temp as $$
+begin
+    if not exists (select from backhaul.kinds k where k.kind = p_kind) then
+        raise exception 'unknown_kind: %', coalesce(left(p_kind, 64), 'null') using errcode = 'BH001',
+            hint = 'select kind from backhaul.kinds lists what this deployment runs';
+    end if;
+end $$;
+
+-- A tenant's name, or '*' for all.
+create function backhaul.check_tenant(p_tenant text) returns void language plpgsql immutable
+set search_path = pg_catalog, pg_temp as $$
+begin
+    if p_tenant is null or p_tenant !~ '^([A-Za-z0-9][A-Za-z0-9_.-]{0,63}|[*])$' then
+        raise exception 'invalid_argument: tenant must be 1 to 64 of letters, digits, dot, hyphen and underscore'
+            using errcode = 'BH005', hint = 'the tenant as in the jobs';
+    end if;
+end $$;
 
 -- Puts a dead letter back under its id, with its finished steps, so that it resumes and its idempotency keys stay.
 create function backhaul.dead_replay(job_id bigint, actor text, why text, payload jsonb default null) returns bigint
@@ -311,9 +369,7 @@ grant execute on function backhaul.cancel, backhaul.reschedule, backhaul.dead_re
     to backhaul_operator;
 
 grant select on backhaul.steps, backhaul.memories to backhaul_worker;
--- Whether a job waits that must run alone.
-grant select (due_at, rescues) on backhaul.jobs to backhaul_worker;
-grant execute on function backhaul.claim, backhaul.claim_alone, backhaul.next_due, backhaul.settle, backhaul.put_step,
+grant execute on function backhaul.claim, backhaul.claim_alone, backhaul.waits_alone, backhaul.next_due, backhaul.settle, backhaul.put_step,
     backhaul.bucket_take, backhaul.bucket_limit, backhaul.sweep, backhaul.rescue, backhaul.unblock, backhaul.expire_keys,
     backhaul.keep_partitions, backhaul.seal, backhaul.register_worker, backhaul.heartbeat, backhaul.leave
     to backhaul_worker;

@@ -71,6 +71,9 @@ async fn attempt(bench: Arc<Workbench>, claimed: Claimed) -> Finished {
         clock: bench.clock.clone(),
         tenant: job.tenant.clone(),
         prepaid: Arc::new(std::sync::Mutex::new(claimed.prepaid.clone())),
+        claimed_at: claimed.at,
+        probe: claimed.probe,
+        backfill: claimed.backfill,
     };
     let table = StepTable {
         store: bench.store.clone(),

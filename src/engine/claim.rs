@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,6 +22,10 @@ pub(crate) struct Claimed {
     pub fresh: bool,
     /// It tries an upstream that looked down.
     pub probe: bool,
+    /// It is work of the lowest priority, which may have only a part of an upstream's limit.
+    pub backfill: bool,
+    /// When the claim came back.
+    pub at: Instant,
     pub cancel: CancellationToken,
 }
 
@@ -44,6 +49,7 @@ struct Row {
     prepaid: Option<String>,
     fresh: Option<bool>,
     probe: Option<bool>,
+    backfill: bool,
 }
 
 impl From<Row> for Claimed {
@@ -70,6 +76,8 @@ impl From<Row> for Claimed {
             prepaid: row.prepaid,
             fresh: row.fresh.unwrap_or(false),
             probe: row.probe.unwrap_or(false),
+            backfill: row.backfill,
+            at: Instant::now(),
             cancel: CancellationToken::new(),
         }
     }

@@ -146,11 +146,10 @@ async fn round(
     if adopted + rescued > 0 {
         rung.notify_one();
     }
-    let alone: bool = sqlx::query_scalar(
-        "select exists (select from backhaul.jobs where due_at <= clock_timestamp() and rescues >= 2)",
-    )
-    .fetch_one(store)
-    .await?;
+    let alone: bool = sqlx::query_scalar("select backhaul.waits_alone($1) is not null")
+        .bind(bench.registry.labels())
+        .fetch_one(store)
+        .await?;
     signals.alone.store(alone, Ordering::Relaxed);
     if alone {
         rung.notify_one();

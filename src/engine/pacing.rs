@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{clock::Clock, failure::Failure, store::Store};
 
 /// Longest wait for a token with a slot in hand; beyond it the job goes back and its lane is passed over.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A token of the claim is good for so long. A job that waited longer for its slot takes a new one: the limit counts
+/// requests when they leave, and tokens that a full worker saved up would leave all at once. The rate of a bucket leaves
+/// room for this second (`backhaul.bucket_rate`).
+const PREPAID_FOR: Duration = Duration::from_secs(1);
 
 /// Hands out the tokens of one tenant's upstream limits. Cheap to clone into a step.
 #[derive(Clone)]
@@ -15,6 +22,11 @@ pub struct Pacer {
     pub(crate) tenant: String,
     /// A token that the claim already took for this attempt.
     pub(crate) prepaid: std::sync::Arc<std::sync::Mutex<Option<String>>>,
+    pub(crate) claimed_at: Instant,
+    /// The job tries an upstream that looked down: its bucket is closed to all but this job.
+    pub(crate) probe: bool,
+    /// The job's priority is the lowest: it may have only a part of the limit.
+    pub(crate) backfill: bool,
 }
 
 impl Pacer {
@@ -27,9 +39,11 @@ impl Pacer {
         let mut waited = Duration::ZERO;
         loop {
             let (granted, wait_ms, why): (i32, Option<i64>, Option<String>) =
-                sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1, false)")
+                sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1, $3, $4)")
                     .bind(&self.tenant)
                     .bind(bucket)
+                    .bind(self.backfill)
+                    .bind(self.probe)
                     .fetch_one(&self.store)
                     .await
                     .map_err(|error| Failure::transient("store_unavailable", error))?;
@@ -49,7 +63,7 @@ impl Pacer {
 
     fn use_prepaid(&self, bucket: &str) -> bool {
         let mut prepaid = self.prepaid.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        prepaid.take_if(|paid| paid == bucket).is_some()
+        prepaid.take_if(|paid| paid == bucket).is_some() && self.claimed_at.elapsed() < PREPAID_FOR
     }
 }
 

@@ -133,6 +133,10 @@ impl Batch {
                 let change = breaker.failed(tenant, bucket, settled.probe, Instant::now());
                 (change, format!("upstream down: {}", error.code))
             }
+            // A refusal is an answer: a probe that meets a job which is wrong in itself has found the upstream up.
+            Verdict::Dead { error } if error.http_status.is_some() => {
+                (breaker.succeeded(tenant, bucket, settled.probe), String::new())
+            }
             _ => return,
         };
         let (for_ms, probing) = match change {
