@@ -15,6 +15,7 @@ use sqlx::Row;
 use super::{
     database::explain,
     exit::{self, Coded},
+    jobs::preview,
     session::Session,
     table,
 };
@@ -31,6 +32,7 @@ const PAYLOAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 Examples:
   backhaul enqueue enrichment --tenant acme --payload '{\"profileId\": \"...\", ...}'
   backhaul enqueue widget-patch --tenant acme --file patch.json --key order-17 --json
+  backhaul enqueue widget-patch --tenant acme --file patch.json --preview
   backhaul enqueue handshake --tenant acme --file - --run-at 2030-01-01T00:00:00Z < probe.json
 
 With --key, a second call with the same payload adds nothing and prints the first job's id.")]
@@ -67,6 +69,12 @@ pub(crate) struct Enqueue {
     /// W3C trace context of the producer [default: this command's own, or the variable TRACEPARENT]
     #[arg(long, value_name = "CONTEXT")]
     traceparent: Option<String>,
+    /// Show what the job would do now, and do not enqueue it; see `backhaul jobs preview`
+    #[arg(long)]
+    preview: bool,
+    /// With --preview: show personal data that the tenant's policy lets pass, instead of masking it
+    #[arg(long, requires = "preview")]
+    personal_data: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -74,7 +82,7 @@ pub(crate) struct Enqueue {
 
 /// The priorities, most urgent first.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Priority {
+pub(crate) enum Priority {
     Critical,
     High,
     Normal,
@@ -82,10 +90,21 @@ enum Priority {
     Backfill,
 }
 
+impl Priority {
+    /// The word that the database knows it by.
+    pub(crate) fn name(self) -> Option<String> {
+        self.to_possible_value().map(|value| value.get_name().to_owned())
+    }
+}
+
 /// Enqueues the job.
 pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
-    let payload = payload(&command)?;
-    let priority = command.priority.to_possible_value().map(|value| value.get_name().to_owned());
+    let payload = read_payload(command.payload.as_deref(), command.file.as_deref())?;
+    if command.preview {
+        let Enqueue { kind, tenant, personal_data, json, .. } = &command;
+        return preview::of_payload(session, kind, tenant, &payload, *personal_data, *json).await;
+    }
+    let priority = command.priority.name();
     let traceparent = command.traceparent.or_else(telemetry::traceparent).or_else(|| std::env::var("TRACEPARENT").ok());
     let pool = session.connect().await?;
     let answer = sqlx::query(
@@ -114,9 +133,10 @@ pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
     table::write_out(&format!("job {id} {text}; see `backhaul jobs show {id}`\n"))
 }
 
-fn payload(command: &Enqueue) -> Result<Value> {
-    let text = match (&command.payload, &command.file) {
-        (Some(text), _) => text.clone(),
+/// The payload that was given as text or as a file; `-` is standard input. Bounded.
+pub(crate) fn read_payload(text: Option<&str>, file: Option<&Path>) -> Result<Value> {
+    let text = match (text, file) {
+        (Some(text), _) => text.to_owned(),
         (None, Some(path)) if path == Path::new("-") => read_bounded(io::stdin(), "standard input")?,
         (None, Some(path)) => {
             let name = path.display().to_string();

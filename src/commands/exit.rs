@@ -6,7 +6,7 @@ use std::fmt;
 pub(crate) const FAILURE: u8 = 1;
 /// The command line or the settings are wrong. Clap uses the same number.
 pub(crate) const USAGE: u8 = 2;
-/// The job, dead letter or event that was named does not exist.
+/// The job, dead letter, schedule or event that was named does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
 /// The database cannot be reached, or its schema is not the one this program needs.
 pub(crate) const DATABASE: u8 = 4;
@@ -19,7 +19,7 @@ Exit codes:
   0  done
   1  failed, the reason is on standard error
   2  wrong arguments or settings
-  3  the job, dead letter or event does not exist
+  3  the job, dead letter, schedule or event does not exist
   4  the database cannot be reached, or `backhaul migrate` has not been run
   5  the command worked, but what it looked at is not well (doctor), or only part could be done (backfill)";
 

@@ -1,4 +1,8 @@
-//! `backhaul jobs`: unfinished and dead jobs, one job's life, and cancelling.
+//! `backhaul jobs`: unfinished and dead jobs, one job's life, why it does not run, and what a person does about it.
+
+mod explain;
+pub(crate) mod preview;
+mod reschedule;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,19 +16,25 @@ use super::{
     table::{self, Column},
 };
 
-/// List, show and cancel jobs.
+/// List, show, explain, reschedule and cancel jobs.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
   backhaul jobs list --state retrying --kind enrichment
   backhaul jobs list --json | jq '.[].id'
   backhaul jobs show 4711
+  backhaul jobs explain 4711
+  backhaul jobs preview 4711
+  backhaul jobs reschedule 4711 --at now
   backhaul jobs cancel 4711 --why 'the customer withdrew'")]
 pub(crate) enum Jobs {
     /// List unfinished and dead jobs, oldest first
     List(List),
     /// Show one job: its state, steps, failures and events. A finished job is known by its events
     Show(ShowOne),
+    Explain(explain::Explain),
+    Preview(preview::PreviewOne),
+    Reschedule(reschedule::Reschedule),
     /// End an unfinished job; a running one is stopped within seconds
     Cancel(Cancel),
 }
@@ -116,6 +126,9 @@ pub(crate) async fn run(session: &Session, command: Jobs) -> Result<()> {
     match command {
         Jobs::List(list) => self::list(&pool, list).await,
         Jobs::Show(show) => self::show(&pool, &show).await,
+        Jobs::Explain(one) => explain::run(&pool, &one).await,
+        Jobs::Preview(one) => preview::run(session, one).await,
+        Jobs::Reschedule(one) => reschedule::run(&pool, one).await,
         Jobs::Cancel(cancel) => self::cancel(&pool, cancel).await,
     }
 }

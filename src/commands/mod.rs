@@ -15,6 +15,8 @@ mod kinds;
 mod migrate;
 mod outbox;
 mod parked;
+mod queue;
+mod schedules;
 mod serve;
 mod session;
 mod settings;
@@ -76,6 +78,10 @@ enum Command {
     #[command(subcommand)]
     Parked(parked::Parked),
     #[command(subcommand)]
+    Queue(queue::Queue),
+    #[command(subcommand)]
+    Schedules(schedules::Schedules),
+    #[command(subcommand)]
     Outbox(outbox::Outbox),
     #[cfg(feature = "demo")]
     Simulate(simulate::Simulate),
@@ -106,6 +112,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Jobs(command) => on_runtime(&session, "jobs", jobs::run(&session, command)),
         Command::Dead(command) => on_runtime(&session, "dead", dead::run(&session, command)),
         Command::Parked(command) => on_runtime(&session, "parked", parked::run(&session, command)),
+        Command::Queue(command) => on_runtime(&session, "queue", queue::run(&session, command)),
+        Command::Schedules(command) => on_runtime(&session, "schedules", schedules::run(&session, command)),
         Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),
         Command::Doctor(command) => on_runtime(&session, "doctor", doctor::run(&session, command)),
     }

@@ -65,20 +65,25 @@ pub(crate) fn render(rows: &[Value], columns: &[Column]) -> String {
     text
 }
 
-/// One value as a person reads it. Control characters would let a payload write on the operator's terminal.
+/// One value as a person reads it, see [`clean`] for why its control characters go.
 fn cell(value: &Value) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let clean: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let clean = clean(&text);
     if clean.chars().count() <= CELL_CHARS_MAX {
         return clean;
     }
     let mut cut: String = clean.chars().take(CELL_CHARS_MAX - 1).collect();
     cut.push('…');
     cut
+}
+
+/// The text with spaces for control characters, which would let a payload write on the operator's terminal.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::{
     reconnect::{Pause, is_passing},
     registry::Registry,
     relay::{self, Sink},
-    settle,
+    schedules, settle,
     store::{Store, StoreError},
     wake::{self, Bell},
 };
@@ -148,6 +148,7 @@ async fn live(
             quit.clone(),
         )),
         tokio::spawn(maintenance::tasks(bench.clone(), signals.clone(), options.clone(), bell.handle(), quit.clone())),
+        tokio::spawn(schedules::run(bench.store.clone(), quit.clone())),
     ];
     if !options.pooler {
         around.push(tokio::spawn(wake::listen(bench.store.clone(), bell.handle(), quit.clone())));
