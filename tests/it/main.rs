@@ -1,6 +1,7 @@
 //! The product's promises, one module each, against a real Postgres and the real binary.
 
 mod command_line;
+mod conformance;
 mod crm_sync;
 mod demo;
 mod enqueue;
@@ -9,6 +10,7 @@ mod handshake;
 mod ingress;
 mod ingress_burst;
 mod kill;
+mod kinds;
 mod lifecycle;
 mod migrations;
 mod operators;
