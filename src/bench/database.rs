@@ -28,7 +28,6 @@ pub(crate) struct Server {
 /// One fresh database.
 pub(crate) struct Database {
     pub url: String,
-    pub name: String,
 }
 
 impl Server {
@@ -66,7 +65,7 @@ impl Server {
             .context("cannot create a database; the login needs the right to (createdb)")?;
         let mut url = Url::parse(&self.url).context("the database URL cannot be parsed")?;
         url.set_path(&name);
-        Ok(Database { url: url.into(), name })
+        Ok(Database { url: url.into() })
     }
 
     /// Drops what was made so far. What cannot be dropped is named, and does not stop the rest.

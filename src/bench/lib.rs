@@ -7,6 +7,7 @@
 mod case;
 mod cost;
 mod database;
+mod http;
 mod kinds;
 mod load;
 mod machine;
@@ -17,6 +18,7 @@ mod quantiles;
 mod report;
 mod runner;
 mod scenarios;
+mod stream;
 mod table;
 mod tally;
 mod target;

@@ -50,8 +50,12 @@ async fn all(server: &Server, options: &Options, tell: &impl Fn(&str)) -> Result
     let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
     let postmaster = usage::postmaster_of(backend);
     let chosen = if options.scenarios.is_empty() { Scenario::ALL.to_vec() } else { options.scenarios.clone() };
-    let mut report =
-        Report { machine, size: options.size.name(), rounds: options.rounds, scenarios: Vec::with_capacity(chosen.len()) };
+    let mut report = Report {
+        machine,
+        size: options.size.name(),
+        rounds: options.rounds,
+        scenarios: Vec::with_capacity(chosen.len()),
+    };
     for scenario in chosen {
         let mut rounds = Vec::with_capacity(options.rounds);
         for number in 0..options.rounds {

@@ -1,7 +1,16 @@
 //! The scenarios, one file each. This file is their table of contents.
 
+mod backlog;
+mod bucket;
 mod enqueue;
+mod flow;
+mod http;
 mod latency;
+mod neighbour;
+mod rest;
+mod scheduled;
+mod snapshot;
+mod tenants;
 mod throughput;
 
 use std::str::FromStr;
@@ -49,7 +58,16 @@ macro_rules! scenarios {
 scenarios! {
     Throughput = throughput,
     Latency = latency,
+    Flow = flow,
+    Snapshot = snapshot,
+    Backlog = backlog,
+    Tenants = tenants,
+    Neighbour = neighbour,
+    Scheduled = scheduled,
     Enqueue = enqueue,
+    Bucket = bucket,
+    Http = http,
+    Rest = rest,
 }
 
 impl FromStr for Scenario {

@@ -29,12 +29,23 @@ pub fn render(report: &Report) -> String {
             ]);
         }
     }
-    let headings = ["scenario", "case", "jobs", "jobs/s", "WAL B/job", "commits/job", "dead rows/job", "CPU us/job", "Postgres us/job"];
+    let headings = [
+        "scenario",
+        "case",
+        "jobs",
+        "jobs/s",
+        "WAL B/job",
+        "commits/job",
+        "dead rows/job",
+        "CPU us/job",
+        "Postgres us/job",
+    ];
     let mut costs = vec![headings.map(str::to_owned)];
     for outcome in &report.scenarios {
         costs.extend(cost_rows(outcome));
     }
-    let rounds = if report.rounds == 1 { "one round".to_owned() } else { format!("medians of {} rounds", report.rounds) };
+    let rounds =
+        if report.rounds == 1 { "one round".to_owned() } else { format!("medians of {} rounds", report.rounds) };
     format!("{}\n{}\nsize {}, {rounds}; {}\n", lines(&rows), lines(&costs), report.size, report.machine.text())
 }
 

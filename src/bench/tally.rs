@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tokio::sync::Notify;
 
 /// A moment that has not come. Moments are nanoseconds since the tally was made, by the monotonic clock.
@@ -36,14 +36,6 @@ impl Tally {
     /// Now, in the tally's nanoseconds.
     pub(crate) fn now(&self) -> i64 {
         i64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(i64::MAX)
-    }
-
-    /// `instant` in the tally's nanoseconds; negative before the tally was made.
-    pub(crate) fn at(&self, instant: Instant) -> i64 {
-        match instant.checked_duration_since(self.origin) {
-            Some(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
-            None => -i64::try_from(self.origin.duration_since(instant).as_nanos()).unwrap_or(i64::MAX),
-        }
     }
 
     /// Job `number` starts now.
@@ -84,12 +76,22 @@ impl Tally {
             .map_err(|_| anyhow!("{} of {} jobs started within {within:?}", self.distinct(), self.runs.len()))
     }
 
-    /// Moments at which the share `from` to `to` of all first starts had happened, for rates of a part of a run.
-    pub(crate) fn span(&self, from: f64, to: f64) -> Option<Duration> {
+    /// Waits until so many different jobs have started, looking every few milliseconds.
+    pub(crate) async fn reached(&self, jobs: u64, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        while self.distinct() < jobs {
+            ensure!(Instant::now() < deadline, "{} of {jobs} jobs started within {within:?}", self.distinct());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a second in the part of all first starts from the share `from` to the share `to`.
+    pub(crate) fn rate(&self, from: f64, to: f64) -> Option<f64> {
         let mut starts: Vec<i64> = (0..self.starts.len()).filter_map(|number| self.started_at(number)).collect();
         starts.sort_unstable();
         let place = |share: f64| ((starts.len() as f64 * share) as usize).min(starts.len().saturating_sub(1));
-        let (first, last) = (starts.get(place(from))?, starts.get(place(to))?);
-        u64::try_from(last - first).ok().map(Duration::from_nanos)
+        let nanoseconds = starts.get(place(to))? - starts.get(place(from))?;
+        (nanoseconds > 0).then(|| (place(to) - place(from)) as f64 * 1e9 / nanoseconds as f64)
     }
 }

@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand.
 
 mod backfill;
+#[cfg(feature = "bench")]
+mod bench;
 mod completions;
 mod database;
 mod db;
@@ -86,6 +88,8 @@ enum Command {
     #[cfg(feature = "demo")]
     Simulate(simulate::Simulate),
     Doctor(doctor::Doctor),
+    #[cfg(feature = "bench")]
+    Bench(bench::Bench),
     #[command(subcommand)]
     Db(db::Db),
     #[command(subcommand, name = "config")]
@@ -116,6 +120,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Schedules(command) => on_runtime(&session, "schedules", schedules::run(&session, command)),
         Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),
         Command::Doctor(command) => on_runtime(&session, "doctor", doctor::run(&session, command)),
+        #[cfg(feature = "bench")]
+        Command::Bench(command) => on_runtime(&bench::session(&session), "bench", bench::run(&session, command)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The product's promises, one module each, against a real Postgres and the real binary.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod command_line;
 mod conformance;
 mod crm_sync;

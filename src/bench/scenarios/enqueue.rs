@@ -98,7 +98,9 @@ async fn side_by_side(
         }
         side = 1 - side;
     }
-    for (table, count) in [("backhaul.jobs", "select count(*) from backhaul.jobs"), ("bare", "select count(*) from public.bare")] {
+    for (table, count) in
+        [("backhaul.jobs", "select count(*) from backhaul.jobs"), ("bare", "select count(*) from public.bare")]
+    {
         let rows: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await?;
         ensure!(usize::try_from(rows)? == jobs, "{table} holds {rows} of {jobs} rows");
     }
@@ -146,10 +148,8 @@ async fn ours(connection: &mut PgConnection, way: Way, numbers: std::ops::Range<
             Ok(started.elapsed())
         }
         Way::Many => {
-            let jobs: Vec<Value> = numbers
-                .clone()
-                .map(|n| json!({ "kind": Noop::KIND, "tenant": "t0", "payload": payload(n) }))
-                .collect();
+            let jobs: Vec<Value> =
+                numbers.clone().map(|n| json!({ "kind": Noop::KIND, "tenant": "t0", "payload": payload(n) })).collect();
             let started = Instant::now();
             let rows: Vec<(i64, String)> = sqlx::query_as("select job_id, outcome from backhaul.enqueue_many($1)")
                 .bind(Json(jobs))

@@ -20,18 +20,8 @@ use crate::{
 
 pub(super) const ABOUT: &str = "no-op jobs, one audit event each, one worker process, durable commits";
 pub(super) const TARGETS: [Target; 2] = [
-    Target {
-        key: "of_bare",
-        what: "rate, of the bare statements'",
-        bound: Bound::AtLeast(0.5),
-        unit: Unit::Ratio,
-    },
-    Target {
-        key: "of_apalis",
-        what: "rate, of apalis-postgres's",
-        bound: Bound::AtLeast(5.0),
-        unit: Unit::Ratio,
-    },
+    Target { key: "of_bare", what: "rate, of the bare statements'", bound: Bound::AtLeast(0.5), unit: Unit::Ratio },
+    Target { key: "of_apalis", what: "rate, of apalis-postgres's", bound: Bound::AtLeast(5.0), unit: Unit::Ratio },
 ];
 
 pub(super) async fn run(bench: &Bench<'_>) -> Result<Round> {
@@ -83,7 +73,8 @@ async fn one_worker(bench: &Bench<'_>) -> Result<Case> {
     settled(&mut meter).await?;
     let case = Case::new("worker", jobs, started.elapsed()).used(&cpu).counted(&env.tally);
     worker.stop().await?;
-    let left = meter.ask("select (select count(*) from backhaul.jobs) + (select count(*) from backhaul.dead_letters)").await?;
+    let left =
+        meter.ask("select (select count(*) from backhaul.jobs) + (select count(*) from backhaul.dead_letters)").await?;
     let events: i64 = meter.ask("select count(*) from backhaul.events").await?;
     Ok(case.left(left).with("events", events).cost(meter.end(jobs).await?))
 }
