@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use super::{enqueue, enqueue_many};
 use crate::support::{Database, Toy, ToyEnv, Worker, database, eventually};
 
-/// Waits until a place behind the cursors may be given, and a job runs there.
-async fn warmed_up(database: &Database, env: &ToyEnv) {
-    database.toys(&[Toy::new(0)]).await;
-    eventually("the first job ends", async || env.count(Some(0), "end") == 1).await;
+/// Runs a job of each tenant, so that each has a cursor that is awake.
+async fn warmed_up(database: &Database, env: &ToyEnv, tenants: &[&str]) {
+    let jobs = tenants.iter().map(|tenant| json!({"kind": "toy", "payload": {"n": 0}, "tenant": tenant})).collect();
+    database.enqueue(jobs).await;
+    eventually("the first jobs end", async || env.count(Some(0), "end") == tenants.len()).await;
 }
 
 /// Waits until every cursor sleeps and nobody could still place a job behind one.
@@ -19,6 +21,14 @@ async fn fast_asleep(database: &Database) {
         database.one::<bool>("select bool_and(settled and not awake) from backhaul.cursors").await
     })
     .await;
+}
+
+/// Until this transaction ends, no cursor is put to sleep.
+async fn nobody_sleeps(database: &Database) -> PgConnection {
+    let mut guard = PgConnection::connect(&database.url).await.expect("connects");
+    let sql = "begin; select 1 from backhaul.maintenance where task = 'sweep' for update";
+    sqlx::raw_sql(sql).execute(&mut guard).await.expect("locks");
+    guard
 }
 
 async fn begin(database: &Database, isolation: &str) -> PgConnection {
@@ -33,52 +43,71 @@ async fn commit(mut producer: PgConnection) {
     producer.close().await.expect("closes");
 }
 
-/// The producer's snapshot shows a cursor that is awake; by the time it enqueues, the cursor sleeps. A job placed
-/// behind it would never be looked at.
+/// One job by each door, each for a tenant of its own: a job that is promoted would wake the cursor for the others.
+async fn by_both_doors(producer: &mut PgConnection) {
+    enqueue(&mut *producer, r#"'toy', '{"n": 1}', tenant => 'one'"#).await.expect("enqueues");
+    let batch = r#"[{"kind": "toy", "payload": {"n": 2}, "tenant": "many"}, {"kind": "toy", "payload": {"n": 3}, "tenant": "many"}]"#;
+    enqueue_many(&mut *producer, batch).await.expect("enqueues");
+}
+
+/// The producer's snapshot shows cursors that are awake; by the time it enqueues, they sleep. A job placed there would
+/// never be looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_older_than_the_cursors_sleep_loses_no_job() {
-    for isolation in ["repeatable read", "serializable"] {
-        let db = database().await;
-        let env = ToyEnv::new();
-        let worker = Worker::start(&db, &env);
-        warmed_up(&db, &env).await;
+    let db = database().await;
+    let env = ToyEnv::new();
+    let worker = Worker::start(&db, &env);
+    let isolations = ["repeatable read", "serializable"];
+    for isolation in isolations {
+        let guard = nobody_sleeps(&db).await;
+        warmed_up(&db, &env, &["one", "many"]).await;
+        env.log.lock().expect("no panic under the lock").clear();
         let mut producer = begin(&db, isolation).await;
-        let seen: bool = sqlx::query_scalar("select bool_and(awake) from backhaul.cursors")
+        let awake: bool = sqlx::query_scalar("select bool_and(awake) from backhaul.cursors")
             .fetch_one(&mut producer)
             .await
             .expect("reads");
+        commit(guard).await;
         fast_asleep(&db).await;
-        enqueue(&mut producer, r#"'toy', '{"n": 1}'"#).await.expect("enqueues");
-        enqueue_many(&mut producer, r#"[{"kind": "toy", "payload": {"n": 2}}, {"kind": "toy", "payload": {"n": 3}}]"#)
-            .await
-            .expect("enqueues");
+        by_both_doors(&mut producer).await;
         commit(producer).await;
         eventually("all run", async || db.unfinished().await == 0).await;
-        worker.stop().await;
         let mut ran = env.order("end");
         ran.sort_unstable();
-        assert_eq!((ran, seen), (vec![0, 1, 2, 3], true), "{isolation}");
+        assert_eq!((ran, awake), (vec![1, 2, 3], true), "{isolation}");
     }
+    worker.stop().await;
 }
 
-/// The usual isolation, with the cursor awake, asleep and absent.
+/// The usual isolation, with cursors absent, awake and asleep.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_run_whether_the_cursor_is_absent_awake_or_asleep() {
     let db = database().await;
     let env = ToyEnv::new();
     let worker = Worker::start(&db, &env);
-    warmed_up(&db, &env).await;
-    let mut producer = begin(&db, "read committed").await;
-    enqueue(&mut producer, r#"'toy', '{"n": 1}'"#).await.expect("enqueues");
-    let direct: bool =
-        sqlx::query_scalar("select seq = id from backhaul.jobs").fetch_one(&mut producer).await.expect("reads");
-    commit(producer).await;
-    eventually("the job behind the cursor runs", async || env.count(Some(1), "end") == 1).await;
+    let guard = nobody_sleeps(&db).await;
+    for (when, placed) in [("absent", 0), ("awake", 3)] {
+        assert_eq!(placed_by_both_doors(&db, &env).await, placed, "{when}");
+    }
+    commit(guard).await;
     fast_asleep(&db).await;
-    db.toys(&[Toy::new(2), Toy::new(3)]).await;
-    eventually("the jobs that wake the cursor run", async || env.count(None, "end") == 4).await;
+    // The first of a batch wakes the cursor for the second.
+    assert_eq!(placed_by_both_doors(&db, &env).await, 1, "asleep");
     worker.stop().await;
-    assert!(direct, "a job behind a cursor that is awake is placed at once");
+}
+
+/// How many of the three were placed at once. All have run on return.
+async fn placed_by_both_doors(database: &Database, env: &ToyEnv) -> i64 {
+    env.log.lock().expect("no panic under the lock").clear();
+    let mut producer = begin(database, "read committed").await;
+    by_both_doors(&mut producer).await;
+    let placed = sqlx::query_scalar("select count(*) from backhaul.jobs where seq = id")
+        .fetch_one(&mut producer)
+        .await
+        .expect("reads");
+    commit(producer).await;
+    eventually("all run", async || env.count(None, "end") == 3).await;
+    placed
 }
 
 /// A place is taken at the insert and seen at the commit: others run past it meanwhile.
@@ -87,7 +116,8 @@ async fn a_producer_that_commits_late_is_not_forgotten() {
     let db = database().await;
     let env = ToyEnv::new();
     let worker = Worker::start(&db, &env);
-    warmed_up(&db, &env).await;
+    let guard = nobody_sleeps(&db).await;
+    warmed_up(&db, &env, &["default"]).await;
     let mut slow = begin(&db, "read committed").await;
     enqueue(&mut slow, r#"'toy', '{"n": 1}'"#).await.expect("enqueues");
     enqueue_many(&mut slow, r#"[{"kind": "toy", "payload": {"n": 2}}]"#).await.expect("enqueues");
@@ -96,6 +126,7 @@ async fn a_producer_that_commits_late_is_not_forgotten() {
         .await
         .expect("reads");
     assert_eq!(places, 2, "both have their places already");
+    commit(guard).await;
     for n in 3..8 {
         db.toys(&[Toy::new(n)]).await;
         eventually("a later job runs", async || env.count(Some(n), "end") == 1).await;
