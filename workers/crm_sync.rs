@@ -7,7 +7,9 @@
 pub mod chunks;
 pub mod delta;
 pub mod envelope;
+mod pass;
 pub mod plan;
+mod preview;
 pub mod push;
 mod reader;
 pub mod rebase;
@@ -20,7 +22,10 @@ pub mod thread;
 
 use std::time::Duration;
 
-use backhaul_engine::{Failure, Job, JobContext};
+use backhaul_engine::{
+    Failure, Job, JobContext,
+    preview::{Preview, PreviewContext},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -44,6 +49,16 @@ pub enum Request {
     Event(Box<Thread>),
     /// Compare source and CRM.
     Reconcile(String),
+}
+
+impl Request {
+    /// The thread that it is about.
+    pub fn thread_id(&self) -> &str {
+        match self {
+            Self::Event(thread) => &thread.id,
+            Self::Reconcile(id) => id,
+        }
+    }
 }
 
 impl CrmSync {
@@ -102,5 +117,9 @@ impl Job for CrmSync {
             ctx.audit(event);
         }
         outcome
+    }
+
+    async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
+        preview::preview(self, env, ctx).await
     }
 }

@@ -117,6 +117,7 @@ fn the_documents_list_every_code() {
     ];
     let crm_sync = [
         include_str!("crm_sync/run.rs"),
+        include_str!("crm_sync/pass.rs"),
         include_str!("crm_sync/plan.rs"),
         include_str!("crm_sync/push.rs"),
         include_str!("api/threads.rs"),

@@ -10,6 +10,7 @@ mod apply;
 mod door;
 mod history;
 pub mod payload;
+mod preview;
 mod run;
 pub mod settings;
 mod update;
@@ -17,7 +18,10 @@ mod watch;
 
 use std::time::Duration;
 
-use backhaul_engine::{Failure, Job, JobContext, JobInfo};
+use backhaul_engine::{
+    Failure, Job, JobContext, JobInfo,
+    preview::{Preview, PreviewContext},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -86,6 +90,10 @@ impl Job for Handshake {
             ctx.audit(event);
         }
         outcome
+    }
+
+    async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
+        preview::preview(self, env, ctx).await
     }
 }
 

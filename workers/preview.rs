@@ -15,12 +15,22 @@ use crate::{
 /// Which personal data is not shown.
 pub(crate) struct Redaction<'a> {
     hides: Box<dyn Fn(Label) -> bool + Send + Sync + 'a>,
+    members: &'static [&'static str],
 }
+
+/// What stands for a value that is hidden whatever it is.
+const HIDDEN: &str = "[hidden]";
 
 impl<'a> Redaction<'a> {
     /// Labels that `hides` names are shown in brackets instead of what was found.
     pub(crate) fn new(hides: impl Fn(Label) -> bool + Send + Sync + 'a) -> Self {
-        Self { hides: Box::new(hides) }
+        Self { hides: Box::new(hides), members: &[] }
+    }
+
+    /// Hides, besides, all that stands in members of these names.
+    #[must_use]
+    pub(crate) fn hiding(self, members: &'static [&'static str]) -> Self {
+        Self { members, ..self }
     }
 
     /// `document` as it may be shown.
@@ -40,7 +50,23 @@ impl<'a> Redaction<'a> {
 
     /// Masked values under their own names: the shape stays, so that two documents can be walked side by side.
     fn mask(&self, document: &Value) -> Value {
-        personal_data::mask(document, &*self.hides)
+        let mut masked = personal_data::mask(document, &*self.hides);
+        if !self.members.is_empty() {
+            self.hide_members(&mut masked);
+        }
+        masked
+    }
+
+    fn hide_members(&self, value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                for (name, inner) in members {
+                    if self.members.contains(&name.as_str()) { hide(inner) } else { self.hide_members(inner) }
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.hide_members(item)),
+            _ => {}
+        }
     }
 
     fn rename(&self, value: &Value) -> Value {
@@ -84,6 +110,16 @@ impl<'a> Redaction<'a> {
                 after: after.map(|pair| self.rename(pair.shown)),
             }),
         }
+    }
+}
+
+/// Hides what a value says and keeps its shape. `null` says nothing.
+fn hide(value: &mut Value) {
+    match value {
+        Value::Object(members) => members.values_mut().for_each(hide),
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        Value::Null => {}
+        scalar => *scalar = Value::from(HIDDEN),
     }
 }
 

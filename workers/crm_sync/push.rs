@@ -6,12 +6,16 @@ use serde_json::{Map, Value};
 
 use super::{
     chunks::{Chunk, idempotency_key},
-    rebase,
+    rebase::{self, Clash},
     record::Record,
     thread::Thread,
 };
 use crate::{
-    api::{Exchange, precondition::Standing, threads::CrmThreads},
+    api::{
+        Exchange,
+        precondition::{Headers, Standing},
+        threads::CrmThreads,
+    },
     trail::Trail,
 };
 
@@ -105,6 +109,16 @@ pub enum Ground {
     Unknown,
 }
 
+/// One request.
+pub(super) struct Next {
+    /// The headers that make a delta conditional; `None` for a creation.
+    pub condition: Option<Headers>,
+    /// Its body, with the condition where the profile carries it there.
+    pub body: Map<String, Value>,
+    /// Its Idempotency-Key.
+    pub key: String,
+}
+
 /// What a look at the record says of the chunk.
 enum Look {
     Done(Standing),
@@ -126,13 +140,7 @@ impl Push<'_> {
             }
         }
         loop {
-            let mut body = chunk.body(self.thread);
-            let condition = match &ground {
-                Ground::Known(standing) => Some(self.crm.condition(standing, &mut body)?),
-                Ground::Absent | Ground::Unknown => None,
-            };
-            // Of the body as it is sent, a version in it included: upstreams refuse a key that comes with another body.
-            let key = idempotency_key(self.tenant, self.thread, &body);
+            let Next { condition, body, key } = self.next(&ground, &chunk)?;
             let (id, sent) = (&self.thread.id, body.clone());
             let (written, created) = match condition {
                 Some(condition) => (self.crm.patch(id, condition, sent, &key).await, false),
@@ -166,16 +174,34 @@ impl Push<'_> {
         }
     }
 
+    /// The request that sends `chunk` onto `ground`.
+    pub(super) fn next(&self, ground: &Ground, chunk: &Chunk) -> Result<Next, Failure> {
+        let mut body = chunk.body(self.thread);
+        let condition = match ground {
+            Ground::Known(standing) => Some(self.crm.condition(standing, &mut body)?),
+            Ground::Absent | Ground::Unknown => None,
+        };
+        // Of the body as it is sent, a version in it included: upstreams refuse a key that comes with another body.
+        let key = idempotency_key(self.tenant, self.thread, &body);
+        Ok(Next { condition, body, key })
+    }
+
+    /// What is left of the chunk on top of `record`; `None` where the record says everything.
+    pub(super) fn left(&self, record: &Record) -> Result<Option<Chunk>, Box<Clash>> {
+        match self.chunk.is_done(record, self.thread) {
+            true => Ok(None),
+            false => rebase::rebase(self.chunk, self.base, record).map(Some),
+        }
+    }
+
     async fn look(&self) -> Result<Look, Failure> {
         let Some((document, standing)) = self.crm.read(&self.thread.id).await? else {
             return Ok(Look::Send(Ground::Absent, self.chunk.clone()));
         };
         let record = Record::parse(document).map_err(|problem| Failure::permanent("crm_reply_invalid", problem))?;
-        if self.chunk.is_done(&record, self.thread) {
-            return Ok(Look::Done(standing));
-        }
-        match rebase::rebase(self.chunk, self.base, &record) {
-            Ok(left) => Ok(Look::Send(Ground::Known(standing), left)),
+        match self.left(&record) {
+            Ok(None) => Ok(Look::Done(standing)),
+            Ok(Some(left)) => Ok(Look::Send(Ground::Known(standing), left)),
             Err(clash) => Err(Failure::Conflict { base: clash.base, ours: clash.ours, theirs: clash.theirs }),
         }
     }

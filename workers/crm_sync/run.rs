@@ -4,11 +4,12 @@ use backhaul_engine::{AuditEvent, Done, Failure, JobContext};
 use serde_json::Value;
 
 use super::{
-    CrmSync, Request, envelope,
-    plan::{self, Plan},
+    CrmSync, Request,
+    pass::{First, PASSES_MAX, Pass, Question, first, no_source, settle},
+    plan::Plan,
     push::{Ground, Push, Pushed, Sum},
     settings::CrmSyncSettings,
-    snapshot::{Reading, Snapshot},
+    snapshot::Snapshot,
     thread::{Thread, Told},
 };
 use crate::{
@@ -18,13 +19,12 @@ use crate::{
         session::configured,
         threads::{CrmThreads, SourceThreads},
     },
+    memories::Memories,
     trail::Trail,
 };
 
 /// How far up the chain of parents a cycle is looked for.
 const PARENTS_MAX: usize = 16;
-/// A second pass repairs what the first one could not know: that the CRM had lost the thread.
-const PASSES_MAX: usize = 2;
 
 /// Everything one attempt works with.
 struct Sync<'e> {
@@ -32,13 +32,6 @@ struct Sync<'e> {
     source: Option<SourceThreads<'e>>,
     settings: CrmSyncSettings,
     tenant: String,
-}
-
-/// Why and against what a pass compares.
-#[derive(Debug, Clone, PartialEq)]
-enum Pass {
-    Difference(Box<Thread>),
-    Repair { thread: Box<Thread>, why: &'static str },
 }
 
 pub(super) async fn attempt(job: &CrmSync, env: &Env, ctx: &mut JobContext) -> Result<(), Failure> {
@@ -55,37 +48,28 @@ pub(super) async fn attempt(job: &CrmSync, env: &Env, ctx: &mut JobContext) -> R
 
 impl Sync<'_> {
     async fn run(&self, request: Request, ctx: &mut JobContext) -> Result<(), Failure> {
-        let id = match &request {
-            Request::Event(thread) => thread.id.clone(),
-            Request::Reconcile(id) => id.clone(),
-        };
+        let id = request.thread_id().to_owned();
         let snapshot = remembered(ctx, &id).await?;
         if let Request::Event(thread) = &request {
             refuse_cycle(ctx, thread).await?;
         }
-        let mut pass = match (request, &snapshot) {
-            (Request::Reconcile(id), snapshot) => {
-                let thread = self.fetch(ctx, &id, None, snapshot.as_ref(), true).await?;
-                Pass::Repair { thread: Box::new(thread), why: "requested" }
+        let mut pass = match first(request, snapshot.as_ref()) {
+            First::Known(thread) => {
+                let event = self.event(ctx, &thread, "thread.ignored", "note", "no_delta_or_stale").event();
+                return ctx.step("note", |_| async { Ok(Done::new(()).audit(event)) }).await;
             }
-            (Request::Event(thread), None) => Pass::Difference(thread),
-            (Request::Event(thread), Some(snapshot)) => match snapshot.read(&thread) {
-                Reading::Known => {
-                    let event = self.event(ctx, &thread, "thread.ignored", "note", "no_delta_or_stale").event();
-                    return ctx.step("note", |_| async { Ok(Done::new(()).audit(event)) }).await;
-                }
-                Reading::Difference => Pass::Difference(thread),
-                Reading::Reconcile(why) => {
-                    let thread = self.fetch(ctx, &id, Some(*thread), Some(snapshot), false).await?;
-                    Pass::Repair { thread: Box::new(thread), why }
-                }
-            },
+            First::Pass(pass) => pass,
+            First::Ask { event, why } => {
+                let known = snapshot.as_ref().and_then(|snapshot| snapshot.version);
+                let thread = self.fetch(ctx, Question { id: &id, event, known }).await?;
+                Pass::Repair { thread: Box::new(thread), why }
+            }
         };
         for number in 1..=PASSES_MAX {
             match self.pass(ctx, number, pass, snapshot.as_ref()).await? {
                 None => return Ok(()),
                 Some((thread, why)) => {
-                    let thread = self.fetch(ctx, &id, Some(thread), None, false).await?;
+                    let thread = self.fetch(ctx, Question { id: &id, event: Some(thread), known: None }).await?;
                     pass = Pass::Repair { thread: Box::new(thread), why };
                 }
             }
@@ -101,13 +85,8 @@ impl Sync<'_> {
         pass: Pass,
         snapshot: Option<&Snapshot>,
     ) -> Result<Option<(Thread, &'static str)>, Failure> {
-        let (thread, why) = match &pass {
-            Pass::Difference(thread) => (thread.as_ref(), None),
-            Pass::Repair { thread, why } => (thread.as_ref(), Some(*why)),
-        };
-        if let (Pass::Difference(_), Some(before)) = (&pass, snapshot)
-            && super::delta::Delta::since(before, thread, &self.settings).is_empty()
-        {
+        let (thread, why) = (pass.thread(), pass.why());
+        if pass.is_idle(snapshot, &self.settings) {
             let event = self.event(ctx, thread, "thread.synced", "advance", "unchanged").with("delta_size", 0).event();
             self.remember(ctx, thread, snapshot, event, "advance").await?;
             return Ok(None);
@@ -116,11 +95,7 @@ impl Sync<'_> {
         let plan: Plan = ctx
             .step(&format!("plan-{number}"), |_| async {
                 let read = self.crm.read(&thread.id).await?;
-                let plan = match pass {
-                    Pass::Difference(_) => plan::difference(read, snapshot, thread, settings)?,
-                    Pass::Repair { .. } => plan::repair(read, snapshot, thread, settings)?,
-                };
-                Ok(Done::new(plan))
+                Ok(Done::new(pass.plan(read, snapshot, settings)?))
             })
             .await?;
         if plan.needs_source && why.is_none() {
@@ -180,40 +155,15 @@ impl Sync<'_> {
         Ok(sum.vanished)
     }
 
-    /// The thread as the source shows it, or as the event says where that is newer.
-    async fn fetch(
-        &self,
-        ctx: &mut JobContext,
-        id: &str,
-        event: Option<Thread>,
-        snapshot: Option<&Snapshot>,
-        requested: bool,
-    ) -> Result<Thread, Failure> {
+    async fn fetch(&self, ctx: &mut JobContext, question: Question<'_>) -> Result<Thread, Failure> {
         let fetched: Option<Value> = match &self.source {
-            Some(source) => ctx.step("fetch-source", |_| async { Ok(Done::new(source.read(id).await?)) }).await?,
-            None if requested => {
-                return Err(Failure::permanent("unconfigured", "the profile has no section [cxone] to reconcile with"));
+            Some(source) => {
+                ctx.step("fetch-source", |_| async { Ok(Done::new(source.read(question.id).await?)) }).await?
             }
+            None if question.event.is_none() => return Err(no_source()),
             None => None,
         };
-        let now = ctx.now();
-        let source = fetched
-            .map(|body| envelope::fetched(&body, &self.settings, now))
-            .transpose()
-            .map_err(|refusal| Failure::permanent("source_thread_invalid", format!("{}: {refusal}", refusal.code())))?;
-        if source.as_ref().is_some_and(|source| source.id != id) {
-            return Err(Failure::permanent("source_thread_invalid", "the source answered with another thread"));
-        }
-        let Some(thread) = plan::newest(source, event) else {
-            let message = "the source has no such thread";
-            return Err(Failure::permanent("source_thread_not_found", message).with_status(404));
-        };
-        let known = snapshot.and_then(|snapshot| snapshot.version);
-        // An operator's word stands above what is remembered; an event's does not.
-        if !requested && thread.version.is_some() && thread.version < known {
-            return Err(Failure::transient("source_behind", "the source shows an older version than was synced"));
-        }
-        Ok(thread)
+        settle(question, fetched.as_ref(), &self.settings, ctx.now())
     }
 
     /// The state to remember, with the salt of the state before, or a new one.
@@ -251,16 +201,16 @@ impl Sync<'_> {
 
 /// The state of the thread after its last sync. A state that cannot be read is as good as none: the CRM's record is
 /// compared then.
-async fn remembered(ctx: &mut JobContext, id: &str) -> Result<Option<Snapshot>, Failure> {
-    Ok(ctx.memory(id).await?.and_then(|state| serde_json::from_value(state).ok()))
+pub(super) async fn remembered(memories: &mut impl Memories, id: &str) -> Result<Option<Snapshot>, Failure> {
+    Ok(memories.recall(id).await?.and_then(|state| serde_json::from_value(state).ok()))
 }
 
 /// Refuses a parent that is, at whatever distance, a child of the thread.
-async fn refuse_cycle(ctx: &mut JobContext, thread: &Thread) -> Result<(), Failure> {
+pub(super) async fn refuse_cycle(memories: &mut impl Memories, thread: &Thread) -> Result<(), Failure> {
     let Told::Value(parent) = &thread.parent else { return Ok(()) };
     let mut next = parent.clone();
     for _ in 0..PARENTS_MAX {
-        let Some(above) = remembered(ctx, &next).await?.and_then(|state| state.parent) else { return Ok(()) };
+        let Some(above) = remembered(memories, &next).await?.and_then(|state| state.parent) else { return Ok(()) };
         if above == thread.id {
             return Err(Failure::permanent("thread_parent_cycle", "the parent is a child of the thread itself"));
         }

@@ -13,10 +13,10 @@ use crate::{api::channels::Channel, trail::Trail};
 
 /// The channel as the job found it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Found {
-    id: String,
+pub(super) struct Found {
+    pub(super) id: String,
     /// Absent where there is none and the tenant lets jobs create it.
-    channel: Option<Channel>,
+    pub(super) channel: Option<Channel>,
 }
 
 impl Attempt<'_> {
@@ -46,23 +46,24 @@ impl Attempt<'_> {
     }
 
     async fn find(&self, ctx: &mut JobContext) -> Result<Found, Failure> {
+        ctx.step("read", |_| async { Ok(Done::new(self.look().await?)) }).await
+    }
+
+    /// The channel as it stands, under its own id or under the payload's as external id.
+    pub(super) async fn look(&self) -> Result<Found, Failure> {
         let id = &self.request.channel_id;
-        let create = self.settings.create_missing && self.request.mode.applies();
-        ctx.step("read", |_| async {
-            if let Some(channel) = self.channels.read(id).await? {
-                return Ok(Done::new(Found { id: id.clone(), channel: Some(channel) }));
-            }
-            if !create {
-                let message = "there is no such channel; create it, or set kinds.handshake.create_missing";
-                return Err(Failure::permanent("channel_not_found", message).with_status(404));
-            }
-            let Some(known) = self.channels.find(id).await? else {
-                return Ok(Done::new(Found { id: id.clone(), channel: None }));
-            };
-            let channel = self.channels.read(&known).await?;
-            Ok(Done::new(Found { id: known, channel }))
-        })
-        .await
+        if let Some(channel) = self.channels.read(id).await? {
+            return Ok(Found { id: id.clone(), channel: Some(channel) });
+        }
+        if !(self.settings.create_missing && self.request.mode.applies()) {
+            let message = "there is no such channel; create it, or set kinds.handshake.create_missing";
+            return Err(Failure::permanent("channel_not_found", message).with_status(404));
+        }
+        let Some(known) = self.channels.find(id).await? else {
+            return Ok(Found { id: id.clone(), channel: None });
+        };
+        let channel = self.channels.read(&known).await?;
+        Ok(Found { id: known, channel })
     }
 
     async fn put(
@@ -88,9 +89,7 @@ impl Attempt<'_> {
     async fn create(&self, ctx: &mut JobContext, channel: &payload::Channel) -> Result<Applied, Failure> {
         let job = ctx.job().clone();
         let external = &self.request.channel_id;
-        let mut document = patch(channel);
-        document["externalId"] = json!(external);
-        let Value::Object(document) = document else { return Err(no_object()) };
+        let document = new_channel(channel, external)?;
         ctx.write_step("create", |key, begun| async move {
             let known = match begun {
                 Begun::Now => None,
@@ -123,6 +122,14 @@ impl Attempt<'_> {
         })
         .await
     }
+}
+
+/// The document that creates a channel under the payload's id as external id.
+pub(super) fn new_channel(channel: &payload::Channel, external_id: &str) -> Result<Map<String, Value>, Failure> {
+    let mut document = patch(channel);
+    document["externalId"] = json!(external_id);
+    let Value::Object(document) = document else { return Err(no_object()) };
+    Ok(document)
 }
 
 fn no_object() -> Failure {

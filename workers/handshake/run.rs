@@ -36,7 +36,7 @@ struct Verdict {
 
 /// Everything one attempt works with.
 pub(super) struct Attempt<'e> {
-    env: &'e Env,
+    pub(super) env: &'e Env,
     pub(super) profile: &'e Profile,
     pub(super) settings: HandshakeSettings,
     pub(super) request: Request,
@@ -79,7 +79,7 @@ pub(super) async fn attempt(
 
 impl Attempt<'_> {
     /// Everything that can be refused without a call, before the first call. Answers the webhook to register.
-    fn refuse_early(&self) -> Result<Option<Value>, Failure> {
+    pub(super) fn refuse_early(&self) -> Result<Option<Value>, Failure> {
         if let Some(channel) = &self.request.channel {
             if self.request.mode.probes() {
                 self.target(&channel.webchat_url)?;

@@ -44,7 +44,8 @@ pub(super) struct Applied {
 enum Plan {
     Nothing,
     Send(Map<String, Value>),
-    Conflict,
+    /// JSON pointers of the members that somebody else changed too.
+    Conflict(Vec<String>),
 }
 
 /// The members that a job sets, in the platform's names. Everything else in the channel is somebody else's.
@@ -71,8 +72,20 @@ fn plan(base: &Map<String, Value>, ours: &Value, current: &Map<String, Value>) -
     match merge::three_way(&base, ours, &theirs, &[]) {
         Ok(merged) if merged == theirs => Plan::Nothing,
         Ok(Value::Object(merged)) => Plan::Send(merged),
-        Ok(_) | Err(_) => Plan::Conflict,
+        // Two objects merge to an object.
+        Ok(_) => Plan::Conflict(Vec::new()),
+        Err(pointers) => Plan::Conflict(pointers),
     }
+}
+
+/// The next move of a write.
+pub(super) enum Next {
+    /// Everything stands there.
+    Nothing,
+    /// Send this document under this key, on the condition that nobody else writes first.
+    Send { document: Map<String, Value>, key: String },
+    /// Somebody else changed the members at these JSON pointers.
+    Conflict(Vec<String>),
 }
 
 /// One write: from what was read to what is wanted.
@@ -96,12 +109,11 @@ impl Writer<'_> {
         };
         let mut rereads = 0;
         loop {
-            let document = match plan(&self.base.document, &self.ours, &current.document) {
-                Plan::Nothing => return Ok(self.standing(current, rereads)),
-                Plan::Conflict => return Err(self.conflict(&current)),
-                Plan::Send(document) => document,
+            let (document, key) = match self.next(&current) {
+                Next::Nothing => return Ok(self.standing(current, rereads)),
+                Next::Conflict(_) => return Err(self.conflict(&current)),
+                Next::Send { document, key } => (document, key),
             };
-            let key = self.write_key(&current.standing, &document);
             match self.channels.put(self.id, &current.standing, &document, &key).await {
                 Ok((standing, exchange)) => {
                     return Ok(Applied {
@@ -122,6 +134,15 @@ impl Writer<'_> {
                 Err(trouble) if trouble.is_conflict() => return Err(self.conflict(&current)),
                 Err(trouble) => return Err(trouble.into()),
             }
+        }
+    }
+
+    /// What is to be done about `current`.
+    pub(super) fn next(&self, current: &Channel) -> Next {
+        match plan(&self.base.document, &self.ours, &current.document) {
+            Plan::Nothing => Next::Nothing,
+            Plan::Conflict(pointers) => Next::Conflict(pointers),
+            Plan::Send(document) => Next::Send { key: self.write_key(&current.standing, &document), document },
         }
     }
 
@@ -220,7 +241,7 @@ mod tests {
         let Plan::Send(document) = plan(&base, &ours, &theirs) else { panic!("a change") };
         assert_eq!((&document["foo"], &document["name"]), (&json!({"bar": 2}), &json!("Shop")));
         theirs["name"] = json!("Theirs");
-        assert_eq!(plan(&base, &ours, &theirs), Plan::Conflict);
+        assert_eq!(plan(&base, &ours, &theirs), Plan::Conflict(vec!["/name".to_owned()]));
     }
 
     #[test]

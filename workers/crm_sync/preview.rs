@@ -1,0 +1,247 @@
+//! What a crm-sync job would do now: the same passes as an attempt's, with nothing sent.
+
+mod document;
+
+use backhaul_engine::{
+    Failure,
+    preview::{Clash, PlannedRequest, Preview, PreviewContext, Verdict},
+};
+use serde_json::{Map, Value};
+
+use self::document::{afterwards, concerned, touched};
+use super::{
+    CrmSync, Request,
+    chunks::Chunk,
+    pass::{First, PASSES_MAX, Pass, Question, first, no_source, settle},
+    plan::Plan,
+    push::{Ground, Next, Push, Pushed},
+    rebase,
+    record::Record,
+    run::{refuse_cycle, remembered},
+    settings::CrmSyncSettings,
+    snapshot::Snapshot,
+    thread::Thread,
+};
+use crate::{
+    api::{
+        Session,
+        precondition::Standing,
+        session::configured,
+        threads::{CrmThreads, SourceThreads},
+    },
+    env::Env,
+    pointer::Pointer,
+    preview::{Redaction, refused, refused_at},
+};
+
+/// Members that are what people said and who they are.
+const PERSONAL: &[&str] = &["text", "name", "platformId", "attachments"];
+
+/// A request that no attempt is known to have finished.
+struct Waiting<'a> {
+    chunk: &'a Chunk,
+    /// An attempt has begun it, so that the next one looks before it sends.
+    begun: bool,
+}
+
+/// Everything one preview works with.
+struct Asking<'e> {
+    crm: CrmThreads<'e>,
+    source: Option<SourceThreads<'e>>,
+    settings: CrmSyncSettings,
+    redaction: Redaction<'e>,
+}
+
+pub(super) async fn preview(job: &CrmSync, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
+    let tenant = ctx.tenant().to_owned();
+    let profile = env.profile(&tenant)?;
+    let settings =
+        CrmSyncSettings::of(profile).map_err(|problems| Failure::permanent("profile_invalid", problems.join("; ")))?;
+    let request = match job.request(&settings) {
+        Ok(request) => request,
+        Err(refusal) => return Ok(refused(refusal.code(), refusal.problems())),
+    };
+    let crm = configured(profile.crm.as_ref(), "crm", &tenant)?;
+    let source = profile.cxone.as_ref().map(|cxone| SourceThreads::new(Session::preview(&env.client, cxone, ctx)));
+    let reveals = ctx.reveals();
+    let redaction = Redaction::new(move |_| !reveals).hiding(if reveals { &[] } else { PERSONAL });
+    let crm = CrmThreads::new(Session::preview(&env.client, crm, ctx));
+    Asking { crm, source, settings, redaction }.answer(request, ctx).await
+}
+
+impl Asking<'_> {
+    async fn answer(&self, request: Request, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
+        let id = request.thread_id().to_owned();
+        let snapshot = remembered(ctx, &id).await?;
+        if let Request::Event(thread) = &request
+            && let Err(failure) = refuse_cycle(ctx, thread).await
+        {
+            return refused_at("/data/parentThreadId", failure);
+        }
+        let mut pass = match first(request, snapshot.as_ref()) {
+            First::Known(_) => {
+                let preview = Preview::new(Verdict::AlreadyApplied);
+                return Ok(preview.note("nothing in the event is new since the last sync; the CRM is not asked"));
+            }
+            First::Pass(pass) => pass,
+            First::Ask { event, why } => {
+                let known = snapshot.as_ref().and_then(|snapshot| snapshot.version);
+                let thread = self.fetch(ctx, Question { id: &id, event, known }).await?;
+                Pass::Repair { thread: Box::new(thread), why }
+            }
+        };
+        for number in 1..=PASSES_MAX {
+            match self.pass(ctx, number, &pass, snapshot.as_ref()).await? {
+                Ok(preview) => {
+                    return Ok(match pass.why() {
+                        Some(why) => preview.note(format!("the CRM's record is compared with the source: {why}")),
+                        None => preview,
+                    });
+                }
+                Err(why) => {
+                    let event = Some(pass.thread().clone());
+                    let thread = self.fetch(ctx, Question { id: &id, event, known: None }).await?;
+                    pass = Pass::Repair { thread: Box::new(thread), why };
+                }
+            }
+        }
+        Err(Failure::transient("crm_thread_vanished", "the CRM lost the thread again while it was repaired"))
+    }
+
+    /// The source's answer, as an earlier attempt got it or as it is now.
+    async fn fetch(&self, ctx: &PreviewContext, question: Question<'_>) -> Result<Thread, Failure> {
+        let fetched = match (&self.source, ctx.step_result::<Option<Value>>("fetch-source")?) {
+            (_, Some(stored)) => stored,
+            (Some(source), None) => source.read(question.id).await?,
+            (None, None) if question.event.is_none() => return Err(no_source()),
+            (None, None) => None,
+        };
+        settle(question, fetched.as_ref(), &self.settings, ctx.now())
+    }
+
+    /// What would come of one pass; the inner error says why another pass would follow.
+    async fn pass(
+        &self,
+        ctx: &PreviewContext,
+        number: usize,
+        pass: &Pass,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<Result<Preview, &'static str>, Failure> {
+        let thread = pass.thread();
+        if pass.is_idle(snapshot, &self.settings) {
+            let preview = Preview::new(Verdict::AlreadyApplied);
+            return Ok(Ok(preview.note("only the source's version moves on; the CRM is not asked")));
+        }
+        let read = self.crm.read(&thread.id).await?;
+        let plan = match ctx.step_result::<Plan>(&format!("plan-{number}"))? {
+            Some(stored) => stored,
+            None => pass.plan(read.clone(), snapshot, &self.settings)?,
+        };
+        if plan.needs_source && pass.why().is_none() {
+            return Ok(Err("crm_thread_missing"));
+        }
+        let count = plan.chunks.len();
+        let (mut waiting, mut vanished) = (Vec::new(), false);
+        for (index, chunk) in plan.chunks.iter().enumerate() {
+            let step = format!("push-{number}-{}-of-{count}", index + 1);
+            match ctx.step_result::<Pushed>(&step)? {
+                Some(pushed) => vanished |= pushed.vanished,
+                None => waiting.push(Waiting { chunk, begun: ctx.is_begun(&step) }),
+            }
+        }
+        if vanished && waiting.is_empty() {
+            return Ok(Err("crm_thread_vanished"));
+        }
+        self.rest(ctx, thread, &plan, &waiting, read).map(Ok)
+    }
+
+    /// What is left of the chunks that are not sent yet, on top of the record as it stands.
+    fn rest(
+        &self,
+        ctx: &PreviewContext,
+        thread: &Thread,
+        plan: &Plan,
+        waiting: &[Waiting<'_>],
+        read: Option<(Value, Standing)>,
+    ) -> Result<Preview, Failure> {
+        let (record, ground) = match read {
+            None => (None, Ground::Absent),
+            Some((document, standing)) => {
+                let record = Record::parse(document);
+                let record = record.map_err(|problem| Failure::permanent("crm_reply_invalid", problem))?;
+                (Some(record), Ground::Known(standing))
+            }
+        };
+        let push = |chunk| Push { crm: &self.crm, tenant: ctx.tenant(), thread, chunk, base: &plan.base };
+        let (mut left, mut conflicts) = (Vec::new(), Vec::new());
+        for Waiting { chunk, .. } in waiting {
+            match record.as_ref().map_or_else(|| Ok(Some((*chunk).clone())), |record| push(chunk).left(record)) {
+                Ok(None) => {}
+                Ok(Some(chunk)) => left.push(chunk),
+                Err(clash) => conflicts.extend(self.clashes(&clash)),
+            }
+        }
+        let before = touched(record.as_ref(), &plan.chunks);
+        let current = record.as_ref().map(|record| self.redaction.show(&concerned(before.clone(), record)));
+        if !conflicts.is_empty() {
+            let preview = Preview { current, conflicts, ..Preview::new(Verdict::WouldConflict) };
+            return Ok(preview.note("somebody else changed what the job changes since it was planned"));
+        }
+        let done = plan.chunks.len() - waiting.len();
+        let Some(chunk) = left.first() else {
+            let preview = Preview { current, ..Preview::new(Verdict::AlreadyApplied) };
+            return Ok(match waiting.first() {
+                None if done > 0 => preview.note("earlier attempts have sent everything that changes it"),
+                Some(Waiting { chunk, begun: false }) => {
+                    let request = Some(self.show(&push(chunk), &ground, chunk)?);
+                    let why = "the job has not sent anything yet: it would send the request, and change nothing by it";
+                    Preview { request, ..preview }.note(why)
+                }
+                _ => preview,
+            });
+        };
+        let request = self.show(&push(chunk), &ground, chunk)?;
+        let difference = self.redaction.difference(&before, &afterwards(&before, &left, thread));
+        let mut preview = Preview { current, request: Some(request), difference, ..Preview::new(Verdict::WouldChange) };
+        if left.len() > 1 {
+            preview =
+                preview.note(format!("the request is the first of {}; each waits for the one before", left.len()));
+        }
+        if done > 0 {
+            preview = preview.note(format!("earlier attempts have sent {done} of {} requests", plan.chunks.len()));
+        }
+        Ok(preview)
+    }
+
+    fn show(&self, push: &Push<'_>, ground: &Ground, chunk: &Chunk) -> Result<PlannedRequest, Failure> {
+        let Next { condition, body, key } = push.next(ground, chunk)?;
+        let mut request = match condition {
+            Some(condition) => self.crm.show_patch(&push.thread.id, condition, body, &key)?,
+            None => self.crm.show_create(body, &key)?,
+        };
+        request.body = self.redaction.show(&request.body);
+        Ok(request)
+    }
+
+    fn clashes(&self, clash: &rebase::Clash) -> Vec<Clash> {
+        let side = |side: &Value, unit: &str| {
+            let value = side.get(unit).filter(|value| !value.is_null())?;
+            Some(self.redaction.show(value))
+        };
+        let units = clash.ours.as_object().into_iter().flat_map(Map::keys);
+        units
+            .map(|unit| {
+                let pointer = match unit.split_once('/') {
+                    Some((list, id)) => Pointer::root().member(list).member(id),
+                    None => Pointer::root().member(unit),
+                };
+                Clash {
+                    pointer: pointer.as_str().to_owned(),
+                    base: side(&clash.base, unit),
+                    ours: side(&clash.ours, unit),
+                    theirs: side(&clash.theirs, unit),
+                }
+            })
+            .collect()
+    }
+}
