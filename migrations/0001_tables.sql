@@ -129,6 +129,8 @@ create table backhaul.key_holders (
     job_id bigint not null,
     -- The oldest job that was met after a newer one had got the key.
     late bigint,
+    -- The job was cancelled while it ran: its attempt has until then to stop and give the key back.
+    stopping_until timestamptz,
     primary key (tenant, ordering_key)
 );
 create index key_holders_job on backhaul.key_holders (job_id);

@@ -505,7 +505,7 @@ begin
         if v_next is null then
             delete from backhaul.key_holders x where x.tenant = h.tenant and x.ordering_key = h.ordering_key;
         else
-            update backhaul.key_holders x set job_id = v_next
+            update backhaul.key_holders x set job_id = v_next, stopping_until = null
             where x.tenant = h.tenant and x.ordering_key = h.ordering_key;
             -- Due now and not placed: promotion wakes its cursor where that has gone to sleep meanwhile.
             update backhaul.jobs j set due_at = clock_timestamp() where j.id = v_next;
@@ -556,10 +556,10 @@ end $$;
 -- Everything that finished since the last settle, in one transaction and one round trip. Outcomes whose lease is gone
 -- change nothing, and neither do outcomes of jobs that were cancelled meanwhile: their events are not written either.
 --   done      ids of finished jobs, with the lease of each
---   others    [{"id", "lease", "do": "retry" | "later" | "release" | "dead", "delay_ms", "attempt", "reason", "error"}]
+--   others    [{"id", "lease", "do": "retry" | "later" | "dead" | "lost", "delay_ms", "attempt", "reason", "error"}]
 --   events    parallel arrays; an event is written when its job's outcome was
 --   ended     leases with nothing left in the worker's hands
---   keyed     whether any of the jobs that end has an ordering key;  stepped: ids that end and have steps
+--   keyed     whether any of the jobs has an ordering key;  stepped: ids that end and have steps
 --   closed    [{"tenant", "bucket", "for_ms", "why", "probing"}]: buckets to close for the fleet; `for_ms` 0 and
 --             `probing` false: the upstream answers again
 -- Returns the ids whose outcome was refused.
@@ -603,7 +603,7 @@ begin
         with o as (
             select x.* from jsonb_to_recordset(v_others)
                 as x (id bigint, "do" text, delay_ms bigint, attempt smallint, error jsonb)
-            where x."do" <> 'dead'
+            where x."do" not in ('dead', 'lost')
         ), moved as (
             update backhaul.jobs j set
                 seq = null,
@@ -639,8 +639,10 @@ begin
         perform backhaul.remember(p_memories, v_ok);
     end if;
     if p_keyed then
-        perform backhaul.hand_over((select array_agg(i) from unnest(v_ok) i
-            where not exists (select from backhaul.jobs j where j.id = i)));
+        -- Also the keys of jobs that were cancelled meanwhile: what held them runs no more.
+        perform backhaul.hand_over((select array_agg(u.id) from (
+            select unnest(v_done) union all select (o ->> 'id')::bigint from jsonb_array_elements(v_others) o) u (id)
+            where not exists (select from backhaul.jobs j where j.id = u.id)));
     end if;
     if cardinality(p_stepped) > 0 then
         delete from backhaul.steps s where s.job_id = any (p_stepped) and s.job_id = any (v_ok);

@@ -230,10 +230,12 @@ begin
         return 0;
     end if;
     delete from backhaul.key_holders h where not exists (select from backhaul.jobs j where j.id = h.job_id)
+        and (h.stopping_until is null or h.stopping_until <= clock_timestamp())
         and not exists (select from backhaul.jobs j where j.tenant = h.tenant and j.ordering_key = h.ordering_key
                         and j.seq is null and j.due_at is null);
     perform backhaul.hand_over((select array_agg(h.job_id) from backhaul.key_holders h
-        where not exists (select from backhaul.jobs j where j.id = h.job_id)));
+        where not exists (select from backhaul.jobs j where j.id = h.job_id)
+          and (h.stopping_until is null or h.stopping_until <= clock_timestamp())));
     with free as (
         -- Also one that holds its key itself: nobody would end for it to go on.
         select distinct on (j.tenant, j.ordering_key) j.id from backhaul.jobs j

@@ -169,7 +169,11 @@ impl Batch {
         };
         let events = finished.left.events;
         let own = match &verdict {
-            Verdict::Nothing => return,
+            Verdict::Nothing => {
+                self.keyed |= job.ordering_key.is_some();
+                self.others.push(other("lost", Duration::ZERO, None, None, None));
+                return;
+            }
             Verdict::Done => {
                 self.done.push(job.id);
                 self.done_leases.push(lease);
@@ -200,7 +204,8 @@ impl Batch {
                 Some(told(Some(error), "dead"))
             }
         };
-        self.keyed |= job.ordering_key.is_some() && matches!(verdict, Verdict::Done | Verdict::Dead { .. });
+        // Whatever it reports, the job may have been cancelled, and its key waits for us to stop.
+        self.keyed |= job.ordering_key.is_some();
         for event in events.into_iter().chain(own) {
             self.events.push(&job, event);
         }
