@@ -363,7 +363,9 @@ grant select on backhaul.kinds, backhaul.lanes, backhaul.cursors, backhaul.worke
     backhaul.migrations
     to backhaul_reader, backhaul_operator, backhaul_worker;
 
-grant select on backhaul.dead_letters, backhaul.jobs, backhaul.steps to backhaul_operator;
+-- A preview reads what an attempt would read, and takes tokens as it would; only a worker writes.
+grant select on backhaul.dead_letters, backhaul.jobs, backhaul.steps, backhaul.memories to backhaul_operator;
+grant execute on function backhaul.bucket_take to backhaul_operator;
 grant execute on function backhaul.cancel, backhaul.reschedule, backhaul.dead_replay, backhaul.dead_discard,
     backhaul.pause, backhaul.resume, backhaul.set_cap, backhaul.set_weight, backhaul.set_backfill_share
     to backhaul_operator;

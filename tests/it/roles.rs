@@ -34,7 +34,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select version from backhaul.migrations", "orw"),
     ("select * from backhaul.events", "w"),
     ("select * from backhaul.steps", "ow"),
-    ("select * from backhaul.memories", "w"),
+    ("select * from backhaul.memories", "ow"),
     ("select * from backhaul.idempotency_keys", ""),
     ("select * from backhaul.key_holders", ""),
     // Producing.
@@ -63,6 +63,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select backhaul.leave(gen_random_uuid())", "w"),
     ("select backhaul.sweep('0', '0'), backhaul.rescue('1 hour', '0'), backhaul.unblock('0')", "w"),
     ("select backhaul.expire_keys('0', 1), backhaul.keep_partitions('0', '1 year'), backhaul.seal(10)", "w"),
+    ("select * from backhaul.bucket_take('acme', 'toy/box', 1, false)", "ow"),
     ("select backhaul.bucket_limit('acme', 'toy/box', 100)", "w"),
     ("update backhaul.kinds set max_attempts = 5", "w"),
     ("update backhaul.sinks set position = 0", "w"),
