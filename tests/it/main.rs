@@ -7,6 +7,7 @@ mod conformance;
 mod crm_sync;
 mod demo;
 mod enqueue;
+mod explain;
 mod fairness;
 mod fencing;
 mod handshake;
