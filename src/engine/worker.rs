@@ -132,7 +132,8 @@ async fn live(
     let (outcomes, results) = mpsc::unbounded_channel();
     let mut bell = Bell::new(bench.store.clone(), bench.worker);
 
-    // Attempts stop by their channel closing; what serves them stops after them; the relay last of all.
+    // Attempts stop by their channel closing; what serves them stops after them; then sealing, and publishing last of
+    // all, so that what this worker's jobs told has left when it ends.
     let stopping = CancellationToken::new();
     let quit = CancellationToken::new();
     let relay_quit = CancellationToken::new();
@@ -153,7 +154,8 @@ async fn live(
     if !options.pooler {
         around.push(tokio::spawn(wake::listen(bench.store.clone(), bell.handle(), quit.clone())));
     }
-    let mut relays = vec![tokio::spawn(relay::seal(bench.store.clone(), settled, sealed.clone(), relay_quit.clone()))];
+    let seals = tokio::spawn(relay::seal(bench.store.clone(), settled, sealed.clone(), quit.clone()));
+    let mut relays = Vec::new();
     for sink in sinks {
         relays.push(tokio::spawn(relay::publish(
             bench.store.clone(),
@@ -192,6 +194,7 @@ async fn live(
     for task in around {
         finish("maintenance", task, Duration::from_secs(5)).await;
     }
+    finish("sealing", seals, Duration::from_secs(5)).await;
     relay_quit.cancel();
     for task in relays {
         finish("the relay", task, Duration::from_secs(10)).await;
