@@ -58,7 +58,7 @@ impl Job for Deliver {
         if let Err(failure) = &outcome
             && ends_job(failure, ctx.job())
         {
-            let subject = self.target.as_deref().unwrap_or("address");
+            let subject = self.target.as_deref().and_then(settings::plain).unwrap_or("address");
             ctx.audit(Trail::new("delivery.failed", ctx.job(), subject, "deliver", "failed").failure(failure).event());
         }
         outcome
@@ -93,7 +93,9 @@ impl Deliver {
                 let settings = DeliverSettings::of(profile)
                     .map_err(|problems| Failure::permanent("unconfigured", problems.join("; ")))?;
                 let Some(known) = settings.targets.get(target) else {
-                    let message = format!("the profile has no table [kinds.deliver.targets.{target}]");
+                    // What a payload holds is not repeated unless it is a name.
+                    let name = settings::plain(target).unwrap_or("…");
+                    let message = format!("the profile has no entry {name} in [kinds.deliver.targets]");
                     return Err(Failure::permanent("target_unknown", message));
                 };
                 Ok(Address { url: known.url.clone(), name: target.clone() })

@@ -3,13 +3,17 @@
 use std::{io::Read, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream, Bytes},
     http::{HeaderMap, header},
 };
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 
 use crate::reply::Refusal;
+
+/// How much of a refused body is read, and for how long, so that its sender gets the answer.
+const DRAINED_BYTES_MAX: usize = 32 * 1024 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the headers say before a byte of the body is read.
 ///
@@ -49,24 +53,55 @@ pub(crate) enum Packing {
     Gzip,
 }
 
-/// Reads the body as it arrives, at most `bytes_max` and for no longer than `timeout`.
-///
-/// # Errors
-/// It is larger, slower, or breaks off.
-pub(crate) async fn read(body: Body, bytes_max: usize, timeout: Duration) -> Result<Vec<u8>, Refusal> {
-    let reading = async {
-        let mut bytes = Vec::new();
-        let mut stream = body.into_data_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| Refusal::Broken)?;
-            if bytes.len() + chunk.len() > bytes_max {
-                return Err(Refusal::TooLarge(bytes_max));
+/// A body on its way.
+pub(crate) struct Incoming {
+    stream: BodyDataStream,
+    bytes: usize,
+}
+
+impl Incoming {
+    /// Nothing of it is read yet.
+    pub(crate) fn new(body: Body) -> Self {
+        Self { stream: body.into_data_stream(), bytes: 0 }
+    }
+
+    /// Reads the body as it arrives, at most `bytes_max` and for no longer than `timeout`.
+    ///
+    /// # Errors
+    /// It is larger, slower, or breaks off.
+    pub(crate) async fn read(&mut self, bytes_max: usize, timeout: Duration) -> Result<Vec<u8>, Refusal> {
+        let reading = async {
+            let mut bytes = Vec::new();
+            while let Some(chunk) = self.next().await {
+                let chunk = chunk.map_err(|_| Refusal::Broken)?;
+                if bytes.len() + chunk.len() > bytes_max {
+                    return Err(Refusal::TooLarge(bytes_max));
+                }
+                bytes.extend_from_slice(&chunk);
             }
-            bytes.extend_from_slice(&chunk);
+            Ok(bytes)
+        };
+        tokio::time::timeout(timeout, reading).await.unwrap_or(Err(Refusal::Slow))
+    }
+
+    /// Reads on without keeping anything: a sender that is still writing would see a broken connection and not the
+    /// answer. Ends at the body's end, or when it has been enough.
+    pub(crate) async fn drain(mut self) {
+        let draining = async {
+            while self.bytes < DRAINED_BYTES_MAX {
+                let Some(Ok(_)) = self.next().await else { break };
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, draining).await;
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+        let chunk = self.stream.next().await;
+        if let Some(Ok(chunk)) = &chunk {
+            self.bytes = self.bytes.saturating_add(chunk.len());
         }
-        Ok(bytes)
-    };
-    tokio::time::timeout(timeout, reading).await.unwrap_or(Err(Refusal::Slow))
+        chunk
+    }
 }
 
 /// What a packed body holds, at most `bytes_max`. Called after the signature was verified, and never unpacks further
@@ -149,12 +184,15 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_are_bounded_in_size_and_time() {
-        let second = Duration::from_secs(1);
-        assert_eq!(read(Body::from("12345"), 5, second).await, Ok(b"12345".to_vec()));
-        assert_eq!(read(Body::from("123456"), 5, second).await, Err(Refusal::TooLarge(5)));
+        let read = async |body: Body, timeout_ms| Incoming::new(body).read(5, Duration::from_millis(timeout_ms)).await;
+        assert_eq!(read(Body::from("12345"), 1_000).await, Ok(b"12345".to_vec()));
+        assert_eq!(read(Body::from("123456"), 1_000).await, Err(Refusal::TooLarge(5)));
         let endless = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
-        assert_eq!(read(Body::from_stream(endless), 5, Duration::from_millis(1)).await, Err(Refusal::Slow));
+        assert_eq!(read(Body::from_stream(endless), 1).await, Err(Refusal::Slow));
         let broken = futures::stream::iter([Ok(vec![1]), Err(std::io::Error::other("gone"))]);
-        assert_eq!(read(Body::from_stream(broken), 5, second).await, Err(Refusal::Broken));
+        assert_eq!(read(Body::from_stream(broken), 1_000).await, Err(Refusal::Broken));
+        // Somebody who never stops is not listened to for ever.
+        let flood = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 1_024 * 1_024]));
+        Incoming::new(Body::from_stream(flood)).drain().await;
     }
 }

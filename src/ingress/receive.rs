@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    body,
+    body::{self, Incoming},
     delivery_key::{self, Key},
     event::{self, Arrival, Problem, Reading},
     intake::{self, Fate, Intake, IntakeError, Outcome, Taken},
@@ -33,14 +33,20 @@ pub(crate) async fn receive(app: Arc<App>, source: usize, tenant: Option<String>
     let source = &app.routes.sources[source];
     let delivery = Delivery { app: &app, source, id };
     // A mistake of ours must not take the connection, and with it the sender's other deliveries, down.
-    let outcome = AssertUnwindSafe(delivery.take(tenant.as_deref(), request)).catch_unwind().await;
+    let (parts, body) = request.into_parts();
+    let mut body = Incoming::new(body);
+    let outcome = AssertUnwindSafe(delivery.take(tenant.as_deref(), &parts, &mut body)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_| Err((Refusal::Internal, "panicked".to_owned())));
     // What a stranger writes where a tenant's name belongs is not repeated.
     let tenant = tenant.as_deref().and_then(|name| app.profiles.get(name)).map(|profile| profile.tenant.as_str());
     let told = Told { source: &source.name, tenant, took: started.elapsed() };
     match outcome {
         Ok(taken) => told.taken(&app, &taken),
-        Err((refusal, why)) => told.refused(&app, id, &refusal, &why),
+        Err((refusal, why)) => {
+            let answer = told.refused(&app, id, &refusal, &why);
+            body.drain().await;
+            answer
+        }
     }
 }
 
@@ -59,18 +65,17 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    async fn take(&self, tenant: Option<&str>, request: Request<Body>) -> Result<Taken, Refused> {
+    async fn take(&self, tenant: Option<&str>, parts: &Parts, body: &mut Incoming) -> Result<Taken, Refused> {
         let app = self.app;
         let Ok(_place) = app.places.try_acquire() else {
             return Err((self.busy("too_many_requests"), "every place is taken".to_owned()));
         };
         let profile = self.profile(tenant)?;
         let bytes_max = profile.webhook.body_bytes_max;
-        let (parts, body) = request.into_parts();
         let packing = body::admit(&parts.headers, bytes_max).map_err(plain)?;
-        let bytes = body::read(body, bytes_max, app.limits.body_timeout).await.map_err(plain)?;
+        let bytes = body.read(bytes_max, app.limits.body_timeout).await.map_err(plain)?;
         let received_at = app.clock.now();
-        let verified = verify(profile, &parts, &bytes, received_at)?;
+        let verified = verify(profile, parts, &bytes, received_at)?;
         let bytes = body::unpack(bytes, packing, bytes_max).map_err(plain)?;
         // Only who is known learns how busy we are.
         if app.backlog.is_full() {

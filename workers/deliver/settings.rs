@@ -39,8 +39,7 @@ impl DeliverSettings {
         let mut problems = Vec::new();
         for (name, target) in &settings.targets {
             let at = format!("{}: kinds.{SECTION}.targets.{name}", profile.tenant);
-            let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-            if name.is_empty() || name.len() > NAME_BYTES_MAX || !plain {
+            if plain(name).is_none() {
                 problems.push(format!("{at}: the name must be 1 to {NAME_BYTES_MAX} of a-z, 0-9 and hyphen"));
             }
             // One list says where signed requests may go, whoever names the address.
@@ -50,6 +49,12 @@ impl DeliverSettings {
         }
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
+}
+
+/// The name, where it could be a target's.
+pub(super) fn plain(name: &str) -> Option<&str> {
+    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    ((1..=NAME_BYTES_MAX).contains(&name.len()) && letters).then_some(name)
 }
 
 #[cfg(test)]

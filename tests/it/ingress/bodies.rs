@@ -1,6 +1,7 @@
 use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::receiver::{INTERACTIONS, Letter, Setup, THREADS, serve, thread, voice};
@@ -65,6 +66,20 @@ async fn every_mistake_has_its_status() {
     assert_eq!(house.counts().await, (0, 0));
     // It is still there.
     assert_eq!(receiver.interaction(&voice("i1")).await.status, 200);
+}
+
+/// A sender of a body far beyond the bound gets its answer, and not a broken connection, though nobody reads it all.
+#[tokio::test(flavor = "multi_thread")]
+async fn senders_of_huge_bodies_get_an_answer() {
+    let (_house, receiver) = serve("huge", Setup::default()).await;
+    for _ in 0..2 {
+        let announced = receiver.send(Letter::new(INTERACTIONS, vec![b' '; 8_000_000])).await;
+        assert_eq!(announced.status, 413);
+        let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 65_536])).take(120);
+        let request = receiver.client.post(format!("{}{INTERACTIONS}", receiver.public));
+        let request = request.header("content-type", "application/json").body(reqwest::Body::wrap_stream(chunks));
+        assert_eq!(super::receiver::answer(request).await.status, 413);
+    }
 }
 
 /// Covers row 90: packed bodies are unpacked within the bound, and only for who has signed them.

@@ -68,6 +68,29 @@ async fn each_destination_has_its_own_fate() {
     assert_eq!(last["normalizedCustomer"]["raw"], "+1 (555) 000-1001");
 }
 
+/// Covers row 20, row 83: a destination that asks for peace gets it, keeps nobody else waiting, and costs no try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_destination_closes_for_itself_alone() {
+    let (simulator, house, receiver) = stage("busy").await;
+    let busy = json!({"name": "busy", "match": {"path_contains": "/callbacks/analytics"},
+        "then": {"status": 429, "retry_after_s": 600}});
+    simulator.post("/_sim/faults", &busy).await;
+    let _worker = worker(&house);
+    for nth in 0..5 {
+        assert_eq!(receiver.interaction(&voice(&format!("i{nth}"))).await.status, 200);
+    }
+    eventually("the others are delivered", async || {
+        received(&simulator, "crm-sync").await.len() == 5 && received(&simulator, "notification").await.len() == 5
+    })
+    .await;
+    eventually("five wait for the busy one", async || {
+        let waiting = "select count(*) from backhaul.jobs where due_at > now() + interval '1 minute' and attempt = 0";
+        house.database.one::<i64>(waiting).await == 5
+    })
+    .await;
+    assert_eq!(house.database.one::<i64>("select count(*) from backhaul.dead_letters").await, 0);
+}
+
 /// Covers row 84: what was acknowledged is there, though the receiver is killed the moment it has answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_event_has_its_jobs() {

@@ -62,5 +62,6 @@ async fn the_sources_answers_are_told_apart() {
     let busy = reconcile(&receiver, "t-busy").await;
     assert_eq!((busy.status, &busy.body["error"]["code"]), (503, &json!("upstream_busy")), "{busy:?}");
     let seconds: u64 = busy.headers["retry-after"].to_str().expect("text").parse().expect("seconds");
-    assert!((30..=41).contains(&seconds), "{seconds}");
+    // The engine adds some, so that waiting jobs do not come back all at once.
+    assert!((30..=60).contains(&seconds), "{seconds}");
 }
