@@ -23,6 +23,7 @@ mod pacing;
 mod plans;
 mod poison;
 mod pooler;
+mod preview;
 mod private_cluster;
 mod protocol;
 mod roles;

@@ -1,6 +1,6 @@
 //! The product's own kinds against a simulator, in the test's process.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use backhaul_engine::{Registry, migrate};
 use backhaul_outbound::{Client, Profiles};
@@ -15,6 +15,8 @@ use super::{Database, Worker, database, eventually, scratch};
 pub(crate) struct Upstream {
     pub(crate) simulator: Simulator,
     pub(crate) database: Database,
+    /// Where the tenant's profile and its secrets are.
+    pub(crate) dir: PathBuf,
     client: reqwest::Client,
     env: Arc<Env>,
 }
@@ -37,7 +39,7 @@ impl Upstream {
         let profiles = Profiles::load_dir(&dir).expect("a valid profile");
         let client = Client::new(backhaul_outbound::Settings::default()).expect("a client");
         let env = Env::new(client, profiles, Storage::default()).expect("valid settings");
-        Self { simulator, database, client: reqwest::Client::new(), env: Arc::new(env) }
+        Self { simulator, database, dir, client: reqwest::Client::new(), env: Arc::new(env) }
     }
 
     /// Enqueues jobs of one kind in order.
