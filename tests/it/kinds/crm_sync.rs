@@ -4,10 +4,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{
-    doors::Doors,
-    stage::{Setup, Stage},
-};
+use super::{doors::Doors, profile::Setup, stage::Stage};
 
 const KIND: &str = "crm-sync";
 const CLASS: &str = "crm/threads";

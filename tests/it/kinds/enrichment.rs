@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::stage::{Setup, Stage};
+use super::{profile::Setup, stage::Stage};
 use crate::support::eventually;
 
 const KIND: &str = "enrichment";

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{
     doors::{self, Doors},
-    stage::{Setup, Stage},
+    profile::Setup,
+    stage::Stage,
 };
 
 /// One kind's job, for any resource.

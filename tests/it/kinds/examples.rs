@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::stage::{Setup, Stage};
+use super::{profile::Setup, stage::Stage};
 
 /// Every payload of `docs/kinds/*.md`, enqueued as it is printed, ends done.
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{
-    doors::Doors,
-    stage::{Setup, Stage},
-};
+use super::{doors::Doors, profile::Setup, stage::Stage};
 
 const KIND: &str = "handshake";
 const CLASS: &str = "genesys/channels";
@@ -212,7 +209,9 @@ async fn paging_goes_on_where_it_stopped() {
     assert_eq!(stage.exchanges(AUDIT).await, ["GET 200", "GET 200", "GET 401", "GET 200"]);
     assert_eq!(stage.exchanges("genesys/token").await.len(), 2);
     let audited = &stage.told("handshake.audited").await[0];
-    assert_eq!((&audited["pages"], &audited["entries"]), (&json!(3), &json!(251)));
+    assert_eq!(audited["pages"], 3);
+    // The job's own change counts where the two clocks agree that it lies within the window.
+    assert!([250, 251].contains(&audited["entries"].as_u64().unwrap_or(0)), "{audited}");
 
     // The second page shows entries of the first one again.
     let overlapping = Stage::new().await;

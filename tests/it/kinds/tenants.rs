@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use super::stage::{Setup, Stage};
+use super::{profile::Setup, stage::Stage};
 
 const PROFILE: &str = "0b51f2a6-7c1d-4c59-9d2e-5d1c7f0a9b3e";
 

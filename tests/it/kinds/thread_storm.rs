@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::stage::{Setup, Stage};
+use super::{profile::Setup, stage::Stage};
 use crate::support::Worker;
 
 const THREADS: usize = 40;
