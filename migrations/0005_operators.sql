@@ -83,6 +83,10 @@ begin
     update backhaul.jobs x set seq = null, due_at = reschedule.run_at,
         deadline_at = greatest(x.deadline_at, reschedule.run_at + (x.deadline_at - x.enqueued_at))
     where x.id = j.id;
+    -- A job that holds its ordering key keeps it over its retries, but not until another day.
+    if j.ordering_key is not null and reschedule.run_at > clock_timestamp() then
+        perform backhaul.hand_over(array[j.id]);
+    end if;
     perform backhaul.append_event('dev.backhaul.job.rescheduled', j.id, j.tenant, j.kind, j.traceparent,
         jsonb_build_object('actor', coalesce(reschedule.actor, session_user), 'why', reschedule.why,
             'run_at', to_char(reschedule.run_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
