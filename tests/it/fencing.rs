@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use backhaul_engine::WorkerOptions;
-use sqlx::{Connection, PgConnection};
+use serde_json::json;
+use uuid::Uuid;
 
 use crate::support::{Database, PATIENCE, Toy, ToyEnv, Worker, database, eventually};
 
@@ -34,7 +35,7 @@ async fn stalls_and_finishes(first: &str, second: &str) -> (Database, Arc<ToyEnv
     let id = db.toys(&[Toy::new(1).act(first).act(second)]).await[0];
     let a = Worker::start_with(db.store.clone(), &env, stalled());
     running(&env, 1, 1).await;
-    let name: uuid::Uuid = db.one("select id from backhaul.workers").await;
+    let name: Uuid = db.one("select id from backhaul.workers").await;
     db.give_up_workers().await;
     let b = Worker::start_with(db.store.clone(), &env, rescuer());
     eventually("the other worker finishes the job", async || db.unfinished().await == 0).await;
@@ -43,7 +44,7 @@ async fn stalls_and_finishes(first: &str, second: &str) -> (Database, Arc<ToyEnv
 
     env.gate.add_permits(1);
     eventually("the stalled worker comes back under another name", async || {
-        let names: Vec<(uuid::Uuid,)> = db.rows("select id from backhaul.workers").await;
+        let names: Vec<(Uuid,)> = db.rows("select id from backhaul.workers").await;
         names.len() == 1 && names[0].0 != name
     })
     .await;
@@ -89,52 +90,96 @@ async fn a_step_without_the_lease_is_refused() {
     assert_eq!(db.one::<i64>("select count(*) from backhaul.memories").await, 0);
 }
 
+/// A worker that only the database knows, with toys in its hands: its id, the lease of them all, and their ids.
+async fn by_hand(db: &Database, toys: i64) -> (Uuid, i64, Vec<i64>) {
+    let ids = db.toys(&(0..toys).map(Toy::new).collect::<Vec<_>>()).await;
+    let worker = Uuid::new_v4();
+    sqlx::query("select backhaul.register_worker($1, 'here', 1, 'test', array['toy@1'], 1)")
+        .bind(worker)
+        .execute(db.store.pool())
+        .await
+        .expect("registers");
+    let claimed = claim(db, worker).await;
+    assert_eq!(claimed.iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids);
+    (worker, claimed[0].0, ids)
+}
+
+/// Leases and ids of what there is to claim.
+async fn claim(db: &Database, worker: Uuid) -> Vec<(i64, i64)> {
+    sqlx::query_as("select lease, id from backhaul.claim($1, array['toy@1'], 100, '-infinity')")
+        .bind(worker)
+        .fetch_all(db.store.pool())
+        .await
+        .expect("claims")
+}
+
+/// Settles `(job, lease, what)`, each with an event that says what; returns the refused jobs.
+async fn settle(db: &Database, worker: Uuid, outcomes: &[(i64, i64, &str)]) -> Vec<i64> {
+    let (done, others): (Vec<_>, Vec<_>) = outcomes.iter().partition(|(.., what)| *what == "done");
+    let mut leases: Vec<i64> = outcomes.iter().map(|(_, lease, _)| *lease).collect();
+    leases.sort_unstable();
+    leases.dedup();
+    let others: Vec<_> = others
+        .iter()
+        .map(|(id, lease, what)| {
+            json!({ "id": id, "lease": lease, "do": what, "delay_ms": 0, "attempt": 1, "reason": "x", "error": {} })
+        })
+        .collect();
+    sqlx::query_scalar(
+        "with told as (select unnest($6::bigint[]) as job, unnest($7::text[]) as type)
+         select backhaul.settle($1, $2, $3, $4, $5, '{}', false, '{}',
+             array_agg(job), array_agg(gen_random_uuid()), array_agg(now()), array_agg(type), array_agg('t'::text),
+             array_agg('toy'::text), array_agg('job'::text), array_agg(null::text), array_agg('{}'::bytea), null, null)
+         from told",
+    )
+    .bind(worker)
+    .bind(done.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
+    .bind(done.iter().map(|(_, lease, _)| *lease).collect::<Vec<_>>())
+    .bind((!others.is_empty()).then_some(sqlx::types::Json(others)))
+    .bind(leases)
+    .bind(outcomes.iter().map(|(id, ..)| *id).collect::<Vec<_>>())
+    .bind(outcomes.iter().map(|(.., what)| (*what).to_owned()).collect::<Vec<_>>())
+    .fetch_one(db.store.pool())
+    .await
+    .expect("settles")
+}
+
 /// A batch in which one outcome still has its lease and others do not: only that one is written, and only its event.
 ///
 /// Covers row 202.
 #[tokio::test]
 async fn of_a_batch_only_what_is_held_is_written() {
     let db = database().await;
-    let ids = db.toys(&[Toy::new(1), Toy::new(2), Toy::new(3)]).await;
-    let worker = uuid::Uuid::new_v4();
-    let mut connection = PgConnection::connect(&db.url).await.expect("connects");
-    sqlx::query("select backhaul.register_worker($1, 'here', 1, 'test', array['toy@1'], 1)")
-        .bind(worker)
-        .execute(&mut connection)
-        .await
-        .expect("registers");
-    let claimed: Vec<(i64, i64)> =
-        sqlx::query_as("select lease, id from backhaul.claim($1, array['toy@1'], 3, '-infinity')")
-            .bind(worker)
-            .fetch_all(&mut connection)
-            .await
-            .expect("claims");
-    assert_eq!(claimed.iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids);
-    let (held, lost) = (claimed[0].0, claimed[0].0 + 1_000);
-    let refused: Vec<i64> = sqlx::query_scalar(
-        "select backhaul.settle($1, array[$2]::bigint[], array[$5]::bigint[],
-            jsonb_build_array(jsonb_build_object('id', $3, 'lease', $6, 'do', 'dead', 'reason', 'x', 'error', '{}'::jsonb),
-                              jsonb_build_object('id', $4, 'lease', $6, 'do', 'retry', 'delay_ms', 0, 'attempt', 1)),
-            array[$5, $6]::bigint[], '{}', false, '{}',
-            array[$2, $3, $4]::bigint[], array[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()],
-            array_fill(now(), array[3]), array['done', 'dead', 'retried'], array_fill('t'::text, array[3]),
-            array_fill('toy'::text, array[3]), array_fill('job/x'::text, array[3]), array_fill(null::text, array[3]),
-            array_fill('{}'::bytea, array[3]), null, null)",
-    )
-    .bind(worker)
-    .bind(ids[0])
-    .bind(ids[1])
-    .bind(ids[2])
-    .bind(held)
-    .bind(lost)
-    .fetch_one(&mut connection)
-    .await
-    .expect("settles");
-    assert_eq!(refused, ids[1..]);
+    let (worker, held, ids) = by_hand(&db, 3).await;
+    let lost = held + 1_000;
+    assert_eq!(settle(&db, worker, &[(ids[1], lost, "dead"), (ids[2], lost, "retry")]).await, ids[1..]);
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.events").await, 0);
+    let mixed = [(ids[0], held, "done"), (ids[1], lost, "dead"), (ids[2], lost, "retry")];
+    assert_eq!(settle(&db, worker, &mixed).await, ids[1..]);
     let told: Vec<(i64, String)> = db.rows("select job_id, type from backhaul.events").await;
     assert_eq!(told, [(ids[0], "done".to_owned())]);
     assert_eq!(db.unfinished().await, 2);
     assert_eq!(db.one::<i64>("select count(*) from backhaul.dead_letters").await, 0);
+}
+
+/// The reply to a settle is lost with its connection, and the settle is sent again. Its lease lives on with other jobs,
+/// but what was settled is not there any more, and may be in other hands.
+///
+/// Covers row 202.
+#[tokio::test]
+async fn a_settle_that_is_sent_twice_is_written_once() {
+    let db = database().await;
+    let (worker, lease, ids) = by_hand(&db, 4).await;
+    let outcomes = [(ids[0], lease, "retry"), (ids[1], lease, "dead"), (ids[2], lease, "done")];
+    assert!(settle(&db, worker, &outcomes).await.is_empty());
+    assert_eq!(claim(&db, worker).await.iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids[..1]);
+    let mut refused = settle(&db, worker, &outcomes).await;
+    refused.sort_unstable();
+    assert_eq!(refused, ids[..3]);
+    assert_eq!(settle(&db, worker, &[(ids[0], lease, "dead")]).await, ids[..1]);
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.events").await, 3);
+    let running: Vec<(i64,)> = db.rows("select id from backhaul.job_states where state = 'running' order by id").await;
+    assert_eq!(running, [(ids[0],), (ids[3],)]);
 }
 
 /// Two workers may notice a third one's silence at the same moment; its job runs once more, and no try is counted.

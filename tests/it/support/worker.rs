@@ -58,11 +58,25 @@ impl Worker {
         sinks: impl Fn() -> Vec<Box<dyn Sink>> + Send + Sync + 'static,
         options: WorkerOptions,
     ) -> Self {
+        // One thread: once a kill has begun, no task of this worker is polled again.
+        Self::start_on(1, store, registry, sinks, options)
+    }
+
+    /// A worker with several threads, for kinds that compute.
+    pub(crate) fn start_on(
+        threads: usize,
+        store: Store,
+        registry: impl Fn() -> Registry + Send + Sync + 'static,
+        sinks: impl Fn() -> Vec<Box<dyn Sink>> + Send + Sync + 'static,
+        options: WorkerOptions,
+    ) -> Self {
         let stop = CancellationToken::new();
         let until = stop.clone();
-        // One thread: once a kill has begun, no task of this worker is polled again.
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let url = store.pool().connect_options().to_url_lossy();
         let task = runtime.spawn(async move {
             let own = Store::connect(url.as_str(), 10, options.pooler).await.expect("connects");
