@@ -21,7 +21,7 @@ Exit codes:
   2  wrong arguments or settings
   3  the job, dead letter, schedule or event does not exist
   4  the database cannot be reached, or `backhaul migrate` has not been run
-  5  the command worked, but what it looked at is not well (doctor), or only part could be done (backfill)";
+  5  the command worked, but what it looked at is not well (doctor, preview), or only part could be done (backfill)";
 
 /// An error that knows its exit code. It travels inside an [`anyhow::Error`].
 #[derive(Debug)]
