@@ -9,7 +9,7 @@ use backhaul_engine::{
     KindSpec, Registry, Store, StoreError, WorkerOptions, check_version, known_version, migrate, register_kinds,
     run_worker,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -234,20 +234,19 @@ async fn registering_again_updates_and_forgets_nobody() {
         ..toy.clone()
     };
     register_kinds(&db.store, &[changed, KindSpec { version: 2, ..toy }]).await.expect("registers");
-    let kinds: Vec<(String, i16, i16, f64, i32, bool, Vec<String>)> = db
-        .rows(
-            "select kind, version, max_attempts, extract(epoch from timeout)::float8, payload_bytes_max,
-                 ordering_paths is null, pacing
-             from backhaul.kinds order by 1, 2",
+    let kinds: Value = db
+        .one(
+            "select jsonb_agg(jsonb_build_array(kind, version, max_attempts, extract(epoch from timeout), payload_bytes_max,
+                 ordering_paths is null, pacing) order by kind, version)
+             from backhaul.kinds",
         )
         .await;
-    let boxed = vec!["toy/box".to_owned()];
     assert_eq!(
         kinds,
-        [
-            ("stranger".to_owned(), 1, 4, 20.0, 262_144, false, boxed.clone()),
-            ("toy".to_owned(), 1, 7, 1.5, 1_000, true, vec![]),
-            ("toy".to_owned(), 2, 4, 20.0, 262_144, false, boxed),
-        ]
+        json!([
+            ["stranger", 1, 4, 20.0, 262_144, false, ["toy/box"]],
+            ["toy", 1, 7, 1.5, 1_000, true, []],
+            ["toy", 2, 4, 20.0, 262_144, false, ["toy/box"]],
+        ])
     );
 }

@@ -43,13 +43,14 @@ async fn each_state_is_told_and_counted() {
     assert_eq!(errors[1].1.get("conflict"), None);
     let conflict: Value = db.one("select conflict from backhaul.dead_letters").await;
     assert_eq!(conflict, json!({"base": {"a": 1}, "ours": {"a": 2}, "theirs": {"a": 3}}));
-    let depths: Vec<(String, i64, i64, i64, i64, i64, i64, bool)> = db
-        .rows(
-            "select tenant, ready, running, scheduled, retrying, blocked, dead, oldest_ready is not null
-             from backhaul.queue_depth order by tenant",
+    let depths: Value = db
+        .one(
+            "select jsonb_agg(jsonb_build_array(tenant, ready, running, scheduled, retrying, blocked, dead,
+                 oldest_ready is not null) order by tenant)
+             from backhaul.queue_depth",
         )
         .await;
-    assert_eq!(depths, [("acme".to_owned(), 0, 1, 1, 1, 1, 1, false), ("held".to_owned(), 1, 0, 0, 0, 0, 0, true)]);
+    assert_eq!(depths, json!([["acme", 0, 1, 1, 1, 1, 1, false], ["held", 1, 0, 0, 0, 0, 0, true]]));
     env.gate.add_permits(1);
     eventually("the key is handed on", async || env.count(Some(2), "end") == 1).await;
     worker.stop().await;
