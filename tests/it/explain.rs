@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::operate;
 use crate::support::{Database, Login, Toy, ToyEnv, Worker, binary, database, eventually, refusal};
 
 /// The codes of a job's causes, which each come with a cause and a remedy.
@@ -13,6 +14,10 @@ async fn codes(db: &Database, job: i64) -> Vec<String> {
             .await
             .expect("explains");
     assert!(rows.iter().all(|(_, cause, remedy)| !cause.is_empty() && !remedy.is_empty()), "{rows:?}");
+    let guide = operate::guide();
+    for (code, _, _) in &rows {
+        assert!(guide.contains(&format!("`{code}`")), "docs/guide/operate.md does not know {code}");
+    }
     rows.into_iter().map(|(code, _, _)| code).collect()
 }
 

@@ -17,6 +17,7 @@ mod kill;
 mod kinds;
 mod lifecycle;
 mod migrations;
+mod operate;
 mod operators;
 mod ordering;
 mod pacing;
