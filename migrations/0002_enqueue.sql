@@ -84,6 +84,7 @@ returns table ("position" integer, job_id bigint, outcome text, reason text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -164,9 +165,11 @@ begin
                row_number() over (partition by a.kind, a.version, a.tenant, a.rank order by a.ord) as nth_in_lane
         from answered a
         left join lateral (
+            -- The range and its order leave the planner only the unique index (see 0003_engine.sql).
             select l.id as lane, c.awake from backhaul.lanes l
             join backhaul.cursors c on c.lane = l.id and c.priority = a.rank
-            where l.kind = a.kind and l.version = a.version and l.tenant = a.tenant
+            where l.kind = a.kind and l.version = a.version and l.tenant between a.tenant and a.tenant
+            order by l.tenant limit 1
         ) u on v_direct
         where a.outcome = 'inserted'
     ), stored as (
@@ -200,6 +203,7 @@ create function backhaul.enqueue(
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -254,7 +258,9 @@ begin
     if current_setting('transaction_isolation') = 'read committed' then
         select l.id, c.awake into v_lane, v_awake from backhaul.lanes l
         join backhaul.cursors c on c.lane = l.id and c.priority = v_rank
-        where l.kind = enqueue.kind and l.version = enqueue.version and l.tenant = enqueue.tenant;
+        where l.kind = enqueue.kind and l.version = enqueue.version
+          and l.tenant between enqueue.tenant and enqueue.tenant
+        order by l.tenant limit 1;
     end if;
     v_direct := coalesce(v_awake, false) and (enqueue.run_at is null or enqueue.run_at <= clock_timestamp());
     insert into backhaul.jobs (id, lane, priority, version, max_attempts, seq, due_at, deadline_at, kind, tenant,

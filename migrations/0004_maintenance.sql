@@ -77,6 +77,7 @@ create function backhaul.sweep(p_every interval, p_rest interval) returns intege
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
@@ -125,17 +126,21 @@ begin
                   and j.seq not in (select unnest(l.seqs) from backhaul.leases l
                                     where l.lane = k.lane and l.priority = k.priority)
                 order by j.seq
-            ), free as (
-                select j.id from strays s join backhaul.jobs j on j.id = s.id and j.seq = s.seq
-                order by s.seq for update of j skip locked
+            ), free as materialized (
+                select j.id from backhaul.jobs j
+                where j.id = any (array(select s.id from strays s))
+                  and j.seq = (select s.seq from strays s where s.id = j.id)
+                order by j.seq for update skip locked
             ), moved as (
-                update backhaul.jobs j set seq = nextval('backhaul.job_seq') from free f where j.id = f.id returning j.id
+                update backhaul.jobs j set seq = nextval('backhaul.job_seq')
+                where j.id = any (array(select f.id from free f)) returning j.id
             )
             select (select count(*) from strays), (select count(*) from moved) into v_seen, v_found;
             v_total := v_total + v_found;
         end if;
-        select exists (select from backhaul.jobs j
-                       where j.lane = k.lane and j.priority = k.priority and j.seq > k.position) into v_more;
+        v_more := (select true from backhaul.jobs j
+                   where j.lane = k.lane and j.priority = k.priority and j.seq > k.position
+                   order by j.seq limit 1) is not null;
         v_woke := v_woke or (v_more and not k.awake);
         -- Whoever saw the cursor awake had its transaction id by then; `cooling` is the id of a transaction after the
         -- one that put it to sleep, so once all older ones have ended, what they placed can be seen. What can be seen
@@ -160,12 +165,29 @@ begin
     return v_total;
 end $$;
 
+-- The live jobs in the given leases.
+create function backhaul.jobs_of(p_leases bigint[]) returns bigint[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+as $$
+    select coalesce(array_agg(j.id), '{}')
+    from backhaul.leases l
+    cross join lateral unnest(l.seqs) as u (seq)
+    cross join lateral (select x.id from backhaul.jobs x
+                        where x.lane = l.lane and x.priority = l.priority and x.seq between u.seq and u.seq
+                        order by x.seq limit 1) j
+    where l.id = any (p_leases)
+$$;
+
 -- Takes the leases of workers that have missed their heartbeats. A rescue costs no attempt, but a job whose worker died
 -- twice runs alone from then on, and at its third crash it is dead.
 create function backhaul.rescue(p_timeout interval, p_every interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -189,9 +211,8 @@ begin
         order by l.id for update skip locked) d;
     if v_leases is not null then
         select array_agg(j.id), array_agg(j.id) filter (where j.rescues >= 2) into v_jobs, v_crashed
-        from backhaul.leases l cross join lateral unnest(l.seqs) as u (seq)
-        join backhaul.jobs j on j.lane = l.lane and j.priority = l.priority and j.seq = u.seq
-        where l.id = any (v_leases);
+        from unnest(backhaul.jobs_of(v_leases)) as i (id)
+        cross join lateral (select x.id, x.rescues from backhaul.jobs x where x.id = i.id offset 0) j;
         if v_crashed is not null then
             for g in select j.id, j.kind, j.tenant, j.traceparent from backhaul.jobs j where j.id = any (v_crashed) loop
                 perform backhaul.append_event('dev.backhaul.job.dead', g.id, g.tenant, g.kind, g.traceparent,
@@ -320,6 +341,7 @@ create function backhaul.seal(p_limit integer) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
@@ -388,6 +410,7 @@ create function backhaul.heartbeat(p_worker uuid, p_jobs bigint[], p_leases bigi
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
     v_unknown bigint[];
@@ -401,12 +424,11 @@ begin
             and l.claimed_at < clock_timestamp() - interval '30 seconds' order by l.id for update) u;
     if v_unknown is not null then
         update backhaul.jobs j set seq = null, due_at = clock_timestamp()
-        from backhaul.leases l cross join lateral unnest(l.seqs) as u (seq)
-        where l.id = any (v_unknown) and j.lane = l.lane and j.priority = l.priority and j.seq = u.seq;
+        where j.id = any (backhaul.jobs_of(v_unknown));
         delete from backhaul.leases l where l.id = any (v_unknown);
     end if;
     select coalesce(array_agg(u.id), '{}') into gone from unnest(p_jobs) as u (id)
-    where not exists (select from backhaul.jobs j where j.id = u.id);
+    where (select true from backhaul.jobs j where j.id = u.id) is null;
     now := clock_timestamp();
 end $$;
 
@@ -415,11 +437,11 @@ create function backhaul.leave(p_worker uuid) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 begin
     update backhaul.jobs j set seq = null, due_at = clock_timestamp()
-    from backhaul.leases l cross join lateral unnest(l.seqs) as u (seq)
-    where l.worker = p_worker and j.lane = l.lane and j.priority = l.priority and j.seq = u.seq;
+    where j.id = any (backhaul.jobs_of(array(select l.id from backhaul.leases l where l.worker = p_worker)));
     delete from backhaul.leases l where l.worker = p_worker;
     delete from backhaul.sleepers s where s.worker = p_worker;
     delete from backhaul.workers w where w.id = p_worker;
