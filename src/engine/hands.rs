@@ -11,14 +11,13 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-struct Held {
-    lease: i64,
-    cancel: CancellationToken,
-}
+/// A job and the lease under which it is held. A job that was put back can be claimed again before its release is
+/// noted here, and is then in hand under two.
+pub(crate) type Held = (i64, i64);
 
 #[derive(Default)]
 struct Inner {
-    jobs: HashMap<i64, Held>,
+    jobs: HashMap<Held, CancellationToken>,
     /// How many jobs of each lease are not settled yet.
     leases: HashMap<i64, usize>,
 }
@@ -41,7 +40,7 @@ impl Hands {
         let taken = self.with(|inner| {
             let before = inner.jobs.len();
             for (job, lease, cancel) in jobs {
-                inner.jobs.insert(job, Held { lease, cancel });
+                inner.jobs.insert((job, lease), cancel);
                 *inner.leases.entry(lease).or_default() += 1;
             }
             inner.jobs.len() - before
@@ -50,28 +49,31 @@ impl Hands {
     }
 
     /// The leases among those of `jobs` that nothing else of ours is in any more.
-    pub(crate) fn ending(&self, jobs: &[i64]) -> Vec<i64> {
+    pub(crate) fn ending(&self, jobs: &[Held]) -> Vec<i64> {
         self.with(|inner| {
             let mut left: HashMap<i64, usize> = HashMap::new();
-            for held in jobs.iter().filter_map(|job| inner.jobs.get(job)) {
-                let all = inner.leases.get(&held.lease).copied().unwrap_or(0);
-                let rest = left.entry(held.lease).or_insert(all);
+            for (_, lease) in jobs.iter().filter(|held| inner.jobs.contains_key(held)) {
+                let all = inner.leases.get(lease).copied().unwrap_or(0);
+                let rest = left.entry(*lease).or_insert(all);
                 *rest = rest.saturating_sub(1);
             }
             left.into_iter().filter(|(_, rest)| *rest == 0).map(|(lease, _)| lease).collect()
         })
     }
 
-    pub(crate) fn release(&self, jobs: &[i64]) {
+    pub(crate) fn release(&self, jobs: &[Held]) {
         let released = self.with(|inner| {
             let mut released = 0;
-            for job in jobs {
-                let Some(held) = inner.jobs.remove(job) else { continue };
+            for held in jobs {
+                if inner.jobs.remove(held).is_none() {
+                    continue;
+                }
                 released += 1;
-                if let Some(rest) = inner.leases.get_mut(&held.lease) {
+                let (_, lease) = held;
+                if let Some(rest) = inner.leases.get_mut(lease) {
                     *rest -= 1;
                     if *rest == 0 {
-                        inner.leases.remove(&held.lease);
+                        inner.leases.remove(lease);
                     }
                 }
             }
@@ -92,16 +94,17 @@ impl Hands {
 
     /// Ids of jobs and leases, for the heartbeat.
     pub(crate) fn ids(&self) -> (Vec<i64>, Vec<i64>) {
-        self.with(|inner| (inner.jobs.keys().copied().collect(), inner.leases.keys().copied().collect()))
+        self.with(|inner| (inner.jobs.keys().map(|(job, _)| *job).collect(), inner.leases.keys().copied().collect()))
     }
 
     /// Stops the attempts of these jobs; their outcomes will be refused.
     pub(crate) fn cancel(&self, jobs: &[i64]) {
+        if jobs.is_empty() {
+            return;
+        }
         self.with(|inner| {
-            for job in jobs {
-                if let Some(held) = inner.jobs.get(job) {
-                    held.cancel.cancel();
-                }
+            for (_, cancel) in inner.jobs.iter().filter(|((job, _), _)| jobs.contains(job)) {
+                cancel.cancel();
             }
         });
     }
@@ -116,11 +119,24 @@ mod tests {
         let hands = Hands::default();
         hands.take([(1, 10), (2, 10), (3, 11)].into_iter().map(|(job, lease)| (job, lease, CancellationToken::new())));
         assert_eq!(hands.count(), 3);
-        assert!(hands.ending(&[1]).is_empty());
-        assert_eq!(hands.ending(&[3]), [11]);
-        hands.release(&[1]);
-        assert_eq!(hands.ending(&[2]), [10]);
-        hands.release(&[2, 3, 99]);
+        assert!(hands.ending(&[(1, 10)]).is_empty());
+        assert_eq!(hands.ending(&[(3, 11)]), [11]);
+        hands.release(&[(1, 10)]);
+        assert_eq!(hands.ending(&[(2, 10)]), [10]);
+        hands.release(&[(2, 10), (3, 11), (99, 9)]);
         assert_eq!((hands.count(), hands.ids()), (0, (vec![], vec![])));
+    }
+
+    #[test]
+    fn a_job_that_is_claimed_again_before_its_release_stays_in_hand() {
+        let hands = Hands::default();
+        let (old, new) = (CancellationToken::new(), CancellationToken::new());
+        hands.take([(1, 10, old)].into_iter());
+        hands.take([(1, 11, new.clone())].into_iter());
+        hands.release(&[(1, 10)]);
+        assert_eq!((hands.count(), hands.ids()), (1, (vec![1], vec![11])));
+        assert_eq!(hands.ending(&[(1, 11)]), [11]);
+        hands.cancel(&[1]);
+        assert!(new.is_cancelled());
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     context::JobInfo,
     decide::{ErrorRecord, Facts, Verdict, decide},
     events::{self, EventColumns, JobEvent},
-    hands::Hands,
+    hands::{Hands, Held},
     metrics::Metrics,
     reconnect,
     store::Store,
@@ -83,7 +83,7 @@ struct Closed<'a> {
 /// The arguments of one call of `backhaul.settle`.
 #[derive(Default)]
 struct Batch {
-    ids: Vec<i64>,
+    held: Vec<Held>,
     done: Vec<i64>,
     done_leases: Vec<i64>,
     others: Vec<Value>,
@@ -111,7 +111,7 @@ impl Batch {
         let mut batch = Self::default();
         let now = bench.clock.now();
         for settled in settlements {
-            batch.ids.push(settled.job.id);
+            batch.held.push((settled.job.id, settled.lease));
             batch.leases.push(settled.lease);
             metrics.settled(&settled.job, &settled.verdict, settled.finished.started.elapsed(), now);
             batch.watch(&settled, bench, breaker);
@@ -119,7 +119,7 @@ impl Batch {
         }
         batch.leases.sort_unstable();
         batch.leases.dedup();
-        batch.ended = hands.ending(&batch.ids);
+        batch.ended = hands.ending(&batch.held);
         batch
     }
 
@@ -263,13 +263,14 @@ pub(crate) async fn run(
                 }
                 Err(error) if reconnect::is_passing(&error) => pause.after(&error, "settle").await,
                 Err(error) => {
-                    // A bug or a schema that changed under us. The lease keeps the jobs safe: they are rescued.
-                    tracing::error!(%error, jobs = batch.ids.len(), "settle refused; the jobs go back by rescue");
+                    // A bug or a schema that changed under us. The lease keeps the jobs safe: a later heartbeat returns
+                    // those of a lease that its worker has let go of.
+                    tracing::error!(%error, jobs = batch.held.len(), "settle refused; the jobs go back in half a minute");
                     break;
                 }
             }
         }
-        hands.release(&batch.ids);
+        hands.release(&batch.held);
         sealed.notify_one();
     }
 }

@@ -346,9 +346,9 @@ impl Claims<'_> {
         for one in claimed {
             // The channel has a place for everything that may be in hand.
             if let Err(refused) = self.jobs.try_send(one) {
-                let job = refused.into_inner().job.id;
-                warn!(job_id = job, "no place for a claimed job; it goes back by rescue");
-                self.hands.release(&[job]);
+                let refused = refused.into_inner();
+                warn!(job_id = refused.job.id, "no place for a claimed job; it goes back with a later heartbeat");
+                self.hands.release(&[(refused.job.id, refused.lease)]);
             }
         }
     }
