@@ -17,8 +17,8 @@ use self::reader::Reader;
 pub(crate) use self::{
     problems::Problems,
     sections::{
-        ClusterSection, DatabaseSection, IngressSection, LogFormat, ProfilesSection, SinksSection, StorageSection, TelemetrySection,
-        WorkerSection,
+        ClusterSection, DatabaseSection, IngressSection, LogFormat, ProfilesSection, SinksSection, StorageSection,
+        TelemetrySection, WorkerSection,
     },
 };
 

@@ -97,7 +97,7 @@ then = { reset = "after_commit" }
 "#,
     );
     let m1 = message("m1", "one");
-    let events = [event("t1", Some(1), &[m1.clone()]), event("t1", Some(2), &[m1, message("m2", "two")])];
+    let events = [event("t1", Some(1), std::slice::from_ref(&m1)), event("t1", Some(2), &[m1, message("m2", "two")])];
     upstream.run(KIND, &events).await;
     assert!(upstream.dead().await.is_empty(), "{:?}", upstream.dead().await);
     assert_eq!(ids(&upstream.document("threads", "t1").await, "messages"), ["m1", "m2"]);
@@ -113,7 +113,7 @@ then = { reset = "after_commit" }
 async fn a_conflict_is_merged() {
     let upstream = Upstream::start("crm-conflict", "", "").await;
     let m1 = message("m1", "one");
-    upstream.run(KIND, &[event("t1", Some(7), &[m1.clone()])]).await;
+    upstream.run(KIND, &[event("t1", Some(7), std::slice::from_ref(&m1))]).await;
     let note = json!({"messages": [message("m1", "one"), message("note-of-the-crm", "call back")]});
     upstream.write(Method::PATCH, "threads", "t1", &note).await;
     upstream.faults(
@@ -252,7 +252,7 @@ async fn long_threads_travel_in_chunks() {
 async fn a_lost_thread_is_created_again() {
     let upstream = Upstream::start("crm-vanished", "", "").await;
     let m1 = message("m1", "one");
-    upstream.run(KIND, &[event("t1", Some(1), &[m1.clone()])]).await;
+    upstream.run(KIND, &[event("t1", Some(1), std::slice::from_ref(&m1))]).await;
     upstream.write(Method::DELETE, "threads", "t1", &json!({})).await;
     upstream.run(KIND, &[event("t1", Some(2), &[m1, message("m2", "two")])]).await;
     assert!(upstream.dead().await.is_empty(), "{:?}", upstream.dead().await);
@@ -264,10 +264,10 @@ async fn a_lost_thread_is_created_again() {
 async fn merged_children_are_linked_and_closed() {
     let upstream = Upstream::start("crm-merged", "", "").await;
     let m1 = message("m1", "one");
-    let mut merged = event("child", Some(2), &[m1.clone()]);
+    let mut merged = event("child", Some(2), std::slice::from_ref(&m1));
     merged["event"] = json!("THREAD_MERGED");
     merged["data"]["parentThreadId"] = json!("parent");
-    upstream.run(KIND, &[event("child", Some(1), &[m1.clone()]), merged]).await;
+    upstream.run(KIND, &[event("child", Some(1), std::slice::from_ref(&m1)), merged]).await;
     let record = upstream.document("threads", "child").await;
     assert_eq!((&record["parentThreadId"], &record["status"]), (&json!("parent"), &json!("MERGED")));
     upstream.run(KIND, &[event("child", Some(3), &[m1.clone(), message("m2", "two")])]).await;

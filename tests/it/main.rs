@@ -1,5 +1,7 @@
 //! The product's promises, one module each, against a real Postgres and the real binary.
 
+mod apalis_traps;
+mod architecture;
 #[cfg(feature = "bench")]
 mod bench;
 mod command_line;
@@ -10,6 +12,7 @@ mod enqueue;
 mod explain;
 mod fairness;
 mod fencing;
+mod fuzz;
 mod handshake;
 mod ingress;
 mod ingress_burst;

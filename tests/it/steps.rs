@@ -24,10 +24,12 @@ struct Stepper {
     between: Vec<String>,
 }
 
-/// Calls of steps: the step, its Idempotency-Key and what was known of it.
+/// One call of a step: its job, the step, its Idempotency-Key and what was known of it.
+type Call = (i64, &'static str, String, Option<Begun>);
+
 #[derive(Default)]
 struct Calls {
-    log: Mutex<Vec<(i64, &'static str, String, Option<Begun>)>>,
+    log: Mutex<Vec<Call>>,
     tries: Mutex<std::collections::HashMap<i64, usize>>,
     gate: Option<Semaphore>,
 }

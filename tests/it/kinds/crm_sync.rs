@@ -199,8 +199,13 @@ async fn the_counts_add_up() {
     let mut bad = event(3, &[]);
     bad["data"]["participants"][0]["role"] = json!("ALIEN");
     let (one, two) = (message("m1", "one"), message("m2", "two"));
-    let events =
-        [event(1, &[one.clone()]), event(1, &[one.clone()]), event(2, &[one.clone(), two]), bad, event(1, &[one])];
+    let events = [
+        event(1, std::slice::from_ref(&one)),
+        event(1, std::slice::from_ref(&one)),
+        event(2, &[one.clone(), two]),
+        bad,
+        event(1, &[one]),
+    ];
     stage.run(KIND, &events).await;
     assert_eq!(stage.dead().await.len(), 1);
     let mut told = stage.event_types().await;

@@ -39,7 +39,13 @@ impl Upstream {
         let profiles = Profiles::load_dir(&dir).expect("a valid profile");
         let client = Client::new(backhaul_outbound::Settings::default()).expect("a client");
         let env = Env::new(client, profiles, Storage::default()).expect("valid settings");
-        Self { simulator, database, dir, client: reqwest::Client::new(), env: Arc::new(env) }
+        Self {
+            simulator,
+            database,
+            dir,
+            client: reqwest::Client::builder().build().expect("a client"),
+            env: Arc::new(env),
+        }
     }
 
     /// Enqueues jobs of one kind in order.
