@@ -12,7 +12,6 @@ mod enqueue;
 mod explain;
 mod fairness;
 mod fencing;
-mod fuzz;
 mod handshake;
 mod ingress;
 mod ingress_burst;
