@@ -64,6 +64,36 @@ async fn a_finish_without_the_lease_is_refused() {
     assert_eq!(db.ends().await.iter().filter(|(job, _)| *job == id).count(), 1);
 }
 
+/// A stalls past its lease, B has the job in its hands, A finishes: the job stays B's, until B has finished.
+///
+/// Covers row 202.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finish_without_the_lease_takes_nothing_from_the_one_who_has_it() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let id = db.toys(&[Toy::new(1).act("wait")]).await[0];
+    let a = Worker::start_with(db.store.clone(), &env, stalled());
+    running(&env, 1, 1).await;
+    let name: Uuid = db.one("select id from backhaul.workers").await;
+    db.give_up_workers().await;
+    let b = Worker::start_with(db.store.clone(), &env, rescuer());
+    running(&env, 1, 2).await;
+    // The gate lets the first comer pass first, which is A.
+    env.gate.add_permits(1);
+    eventually("A has finished and comes back under another name", async || {
+        let names: Vec<(Uuid,)> = db.rows("select id from backhaul.workers").await;
+        env.count(Some(1), "end") == 1 && names.len() == 2 && names.iter().all(|(one,)| *one != name)
+    })
+    .await;
+    assert_eq!((db.unfinished().await, db.told(id).await.len()), (1, 0), "the job is still B's");
+    env.gate.add_permits(1);
+    db.drained().await;
+    a.stop().await;
+    b.stop().await;
+    assert_eq!(env.count(Some(1), "start"), 2);
+    assert_eq!(db.told(id).await, ["job.completed"]);
+}
+
 /// Covers row 202: no outcome of any sort goes through, and neither do the events that belong to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_without_the_lease_is_refused() {

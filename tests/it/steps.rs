@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,42 +27,41 @@ struct Stepper {
     between: Vec<String>,
 }
 
-/// One call of a step: its job, the step, its Idempotency-Key and what was known of it.
-type Call = (i64, &'static str, String, Option<Begun>);
+/// One call of a step: its name, its Idempotency-Key, and what was known of it where that is told.
+struct Call {
+    step: &'static str,
+    key: String,
+    begun: Option<Begun>,
+}
 
-#[derive(Default)]
+/// What was called and how often it was tried, and a gate to wait at.
 struct Calls {
     log: Mutex<Vec<Call>>,
-    tries: Mutex<std::collections::HashMap<i64, usize>>,
-    gate: Option<Semaphore>,
+    tries: AtomicUsize,
+    gate: Semaphore,
 }
 
 impl Calls {
     fn new() -> Arc<Self> {
-        Arc::new(Self { gate: Some(Semaphore::new(0)), ..Self::default() })
+        Arc::new(Self { log: Mutex::default(), tries: AtomicUsize::default(), gate: Semaphore::new(0) })
     }
 
-    fn note(&self, n: i64, step: &'static str, key: String, begun: Option<Begun>) {
-        self.log.lock().expect("no panic under the lock").push((n, step, key, begun));
+    fn note(&self, step: &'static str, key: String, begun: Option<Begun>) {
+        self.log.lock().expect("no panic under the lock").push(Call { step, key, begun });
     }
 
     /// Keys with which a step was called.
     fn keys(&self, step: &str) -> Vec<String> {
         let log = self.log.lock().expect("no panic under the lock");
-        log.iter().filter(|(_, called, ..)| *called == step).map(|(_, _, key, _)| key.clone()).collect()
+        log.iter().filter(|call| call.step == step).map(|call| call.key.clone()).collect()
     }
 
     fn begun(&self) -> Vec<Begun> {
-        self.log.lock().expect("no panic under the lock").iter().filter_map(|(.., begun)| *begun).collect()
-    }
-
-    fn tries(&self, n: i64) -> usize {
-        self.tries.lock().expect("no panic under the lock").get(&n).copied().unwrap_or_default()
+        self.log.lock().expect("no panic under the lock").iter().filter_map(|call| call.begun).collect()
     }
 
     async fn pass(&self) {
-        let gate = self.gate.as_ref().expect("made with a gate");
-        gate.acquire().await.expect("the gate stays").forget();
+        self.gate.acquire().await.expect("the gate stays").forget();
     }
 }
 
@@ -68,15 +70,10 @@ impl Job for Stepper {
     type Env = Calls;
 
     async fn run(&self, env: &Calls, ctx: &mut JobContext) -> Result<(), Failure> {
-        let nth = {
-            let mut tries = env.tries.lock().expect("no panic under the lock");
-            let nth = tries.entry(self.n).or_default();
-            *nth += 1;
-            *nth - 1
-        };
+        let nth = env.tries.fetch_add(1, Ordering::SeqCst);
         let first: String = ctx
             .step("first", |key| async move {
-                env.note(self.n, "first", key.clone(), None);
+                env.note("first", key.clone(), None);
                 let event = AuditEvent { event_type: "toy.first", subject: "toy".into(), data: json!({}) };
                 Ok(Done::new(key).audit(event).remember("first", json!(self.n)))
             })
@@ -89,7 +86,7 @@ impl Job for Stepper {
             _ => {}
         }
         ctx.write_step("second", |key, begun| async move {
-            env.note(self.n, "second", key, Some(begun));
+            env.note("second", key, Some(begun));
             match self.between.get(nth).map(String::as_str) {
                 Some("fail second") => Err(Failure::transient("toy_broke", "in the second step")),
                 Some("wait in second") => {
@@ -155,7 +152,7 @@ async fn a_finished_step_is_not_repeated_after_a_crash() {
     let worker = Worker::start_kinds(db.store.clone(), registry(&calls), Vec::new, Worker::options());
     db.drained().await;
     worker.stop().await;
-    assert_eq!((calls.tries(1), calls.keys("first").len(), calls.keys("second").len()), (2, 1, 1));
+    assert_eq!((calls.tries.load(Ordering::SeqCst), calls.keys("first").len(), calls.keys("second").len()), (2, 1, 1));
     assert_eq!(db.told(id).await, ["toy.first", "job.completed"]);
     nothing_left(&db).await;
 }
