@@ -96,13 +96,8 @@ impl Context {
 /// Everything found in `text`, in order, without overlaps.
 pub fn find(text: &str, context: Context) -> Vec<Span> {
     let mut spans = emails(text);
-    let free =
-        |span: &Span, taken: &[Span]| taken.iter().all(|other| span.end <= other.start || other.end <= span.start);
-    for span in digits::find(text, context) {
-        if free(&span, &spans) {
-            spans.push(span);
-        }
-    }
+    let numbers = digits::find(text, context, &spans);
+    spans.extend(numbers);
     spans.sort_by_key(|span| span.start);
     spans
 }

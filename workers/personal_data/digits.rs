@@ -14,9 +14,12 @@ struct Group {
     end: usize,
 }
 
-/// Every number in `text` that carries a label. At each place the longest reading wins.
-pub(super) fn find(text: &str, context: Context) -> Vec<Span> {
-    let groups = groups(text);
+/// Every number in `text` that carries a label, outside of what is `taken` already. At each place the longest reading
+/// wins.
+pub(super) fn find(text: &str, context: Context, taken: &[Span]) -> Vec<Span> {
+    let mut groups = groups(text);
+    // Left in, digits at the end of an address would be read together with a number behind it, and hide that number.
+    groups.retain(|group| taken.iter().all(|span| group.end <= span.start || span.end <= group.start));
     let mut spans = Vec::new();
     let mut first = 0;
     while first < groups.len() {
@@ -27,6 +30,9 @@ pub(super) fn find(text: &str, context: Context) -> Vec<Span> {
         });
         match found {
             Some((count, label, start)) => {
+                // A plus before a number may be the last character of an address.
+                let free_from = taken.iter().map(|span| span.end).filter(|end| *end <= groups[first].start).max();
+                let start = start.max(free_from.unwrap_or(0));
                 spans.push(Span { label, start, end: groups[first + count - 1].end });
                 first += count;
             }

@@ -127,3 +127,11 @@ fn masks_replace_what_they_name() {
     let masked = mask(&document, &|label| label != Label::Email);
     assert_eq!(masked, json!({"a": "a@b.co and [SSN]", "n": "[CARD]", "k": [1, "x"]}));
 }
+
+/// Covers row 112: a number behind an address is found, although the address ends in digits that could begin it.
+#[test]
+fn numbers_behind_addresses_are_found() {
+    assert_eq!(labels("a@b.5-6789 4111 1111 1111 1111"), [Label::Email, Label::Card]);
+    assert_eq!(labels("a@b.7 123-45-6789"), [Label::Email, Label::Ssn]);
+    assert_eq!(mask_all("a@b.co+(555) 123-4567"), "[EMAIL](555) 123-4567".replace("(555) 123-4567", "[PHONE]"));
+}
