@@ -126,6 +126,28 @@ async fn tries_are_counted_for_each_step() {
     assert_eq!(env.count(Some(2), "start"), 4);
 }
 
+/// The same where the worker dies behind the step: the count that the next one finds starts at the step.
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_are_counted_for_each_step_over_a_crash() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let acts = ["transient", "transient", "transient", "steps then hang", "transient", "ok"];
+    let id = db.toys(&[acts.iter().fold(Toy::new(1), |toy, act| toy.act(act))]).await[0];
+    let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
+    eventually("its steps are done", async || {
+        db.hurry().await;
+        db.one::<i64>("select count(*) from backhaul.steps where state = 'done'").await == 2
+    })
+    .await;
+    worker.kill();
+    db.give_up_workers().await;
+    let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
+    db.drained_in_a_hurry().await;
+    worker.stop().await;
+    assert_eq!((env.count(Some(1), "start"), env.count(Some(1), "step a")), (6, 1));
+    assert_eq!(db.told(id).await.last().map(String::as_str), Some("job.completed"));
+}
+
 /// Kinds that differ from the toy in their constants.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
