@@ -29,8 +29,8 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
 {
-    let looks = PATIENCE.as_millis() / 20;
-    for _ in 0..looks {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < until {
         if holds().await {
             return;
         }
