@@ -203,7 +203,8 @@ fn number(text: &str) -> Result<Json, JsonError> {
         Some(Ok(exponent)) => exponent.abs() <= EXPONENT_MAX,
         Some(Err(_)) => false,
     };
-    if text.len() > NUMBER_BYTES_MAX || !fits {
+    // Many digits before a large exponent leave the range too, and no worker could read the job.
+    if text.len() > NUMBER_BYTES_MAX || !fits || !text.parse::<f64>().is_ok_and(f64::is_finite) {
         return Err(JsonError::Unstorable("a number that is out of range"));
     }
     Ok(Json::Number(text.to_owned()))
