@@ -131,9 +131,10 @@ fn emails(text: &str) -> Vec<Span> {
         let domain = text[at + 1..].chars().take_while(|&char| belongs(char)).map(char::len_utf8).sum::<usize>();
         let domain = text[at + 1..at + 1 + domain].trim_end_matches(['.', '!', '?', '\'']).len();
         let inner_dot = text[at + 1..at + 1 + domain].trim_start_matches('.').contains('.');
-        let overlaps = spans.last().is_some_and(|span| span.end > at - local);
-        if local > 0 && inner_dot && !overlaps {
-            spans.push(Span { label: Label::Email, start: at - local, end: at + 1 + domain });
+        // What stands between two at signs belongs to the address before.
+        let start = spans.last().map_or(0, |span: &Span| span.end).max(at - local);
+        if start < at && inner_dot {
+            spans.push(Span { label: Label::Email, start, end: at + 1 + domain });
         }
     }
     spans

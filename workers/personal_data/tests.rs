@@ -135,3 +135,9 @@ fn numbers_behind_addresses_are_found() {
     assert_eq!(labels("a@b.7 123-45-6789"), [Label::Email, Label::Ssn]);
     assert_eq!(mask_all("a@b.co+(555) 123-4567"), "[EMAIL](555) 123-4567".replace("(555) 123-4567", "[PHONE]"));
 }
+
+#[test]
+fn addresses_that_run_into_each_other_are_both_found() {
+    assert_eq!(mask_all("ann@example.com.@b.co"), "[EMAIL][EMAIL]");
+    assert_eq!(mask_all("a@b.c@d.e"), "[EMAIL]@d.e");
+}
