@@ -12,6 +12,7 @@ mod enqueue;
 mod explain;
 mod fairness;
 mod fencing;
+mod fuzz;
 mod handshake;
 mod ingress;
 mod ingress_burst;

@@ -15,14 +15,14 @@ use serde_json::Value;
 use crate::support::{PATIENCE, Toy, binary, database, eventually, target_dir};
 
 /// One export: the path it came to, its `authorization` header and its body.
-struct Export {
-    path: String,
+pub(crate) struct Export {
+    pub(crate) path: String,
     token: Option<String>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// An OTLP receiver that accepts everything.
-fn receiver() -> (String, mpsc::Receiver<Export>) {
+pub(crate) fn receiver() -> (String, mpsc::Receiver<Export>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let (sender, exports) = mpsc::channel();

@@ -22,6 +22,8 @@ use crate::{
 /// Connections that claim and settle side by side, and jobs of one batch: the best of what was tried on two cores.
 const CONNECTIONS: usize = 2;
 const BATCH: i32 = 500;
+/// Wait after a claim that brought nothing.
+const EMPTY_WAIT: Duration = Duration::from_millis(1);
 
 /// Claims and settles `jobs` ready jobs, with one event each; returns the time it took.
 pub(crate) async fn drain(database: &Database, jobs: u64, within: Duration) -> Result<Duration> {
@@ -64,8 +66,8 @@ async fn claim_and_settle(mut connection: PgConnection, worker: Uuid, jobs: u64,
             .fetch_all(&mut connection)
             .await?;
         if rows.is_empty() {
-            // The other connection has the cursor, or the last batch.
-            tokio::task::yield_now().await;
+            // The other connection has the cursor, or the last batch. Asking again at once would only take its time.
+            tokio::time::sleep(EMPTY_WAIT).await;
             continue;
         }
         let settled = settle(&mut connection, worker, &rows).await?;

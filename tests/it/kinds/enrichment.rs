@@ -19,7 +19,7 @@ fn overwrite(attributes: Value) -> Value {
     enrich(PROFILE, "OVERWRITE", attributes)
 }
 
-/// Covers row 33, row 104, row 121, row 123: one enrichment with its audit event.
+/// Covers row 33, row 104, row 123: one enrichment with its audit event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_is_enriched_and_the_trail_says_how() {
     let stage = Stage::new().await;

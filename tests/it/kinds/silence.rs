@@ -1,9 +1,16 @@
 //! What must not be said: no personal data and no secret in logs, events, files and listings.
 
-use serde_json::json;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
 
 use super::{profile::HOOK_SECRET, stage::Stage};
-use crate::support::{binary, eventually, run};
+use crate::{
+    support::{PATIENCE, Process, binary, eventually, run},
+    telemetry::receiver,
+};
 
 /// Covers row 119, row 11: digits that a job carries appear nowhere but in its sealed payload; secrets nowhere at all.
 #[tokio::test(flavor = "multi_thread")]
@@ -78,4 +85,35 @@ async fn neither_personal_data_nor_secrets_are_told() {
             assert!(at.is_none(), "{place} tells {secret}: …{}…", around.unwrap_or_default());
         }
     }
+}
+
+/// Covers row 213: twelve times the profiles make no further series, and no id is a label.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_do_not_grow_with_the_data() {
+    let mut series = Vec::new();
+    for count in [5, 60] {
+        let stage = Stage::new().await;
+        let profile = |n: usize| format!("00000000-0000-4000-8000-{n:012}");
+        let enrich = |n: usize| {
+            json!({"profileId": profile(n), "attributes": {"orders": n}, "mergeStrategy": "OVERWRITE",
+                "sourceSystem": "crm_main"})
+        };
+        stage.enqueue("enrichment", &(0..count).map(enrich).collect::<Vec<Value>>()).await;
+        let (url, exports) = receiver();
+        let mut command = stage.command();
+        command.env("BACKHAUL__TELEMETRY__OTLP_ENDPOINT", &url);
+        // Nothing but the end of the process makes it send.
+        command.env("BACKHAUL__TELEMETRY__EXPORT_INTERVAL_S", "3600");
+        let process = Process::start(&mut command);
+        stage.ended().await;
+        kill(Pid::from_raw(i32::try_from(process.id()).expect("a pid")), Signal::SIGTERM).expect("runs");
+        let metrics = std::iter::from_fn(|| exports.recv_timeout(PATIENCE).ok())
+            .find(|export| export.path == "/v1/metrics")
+            .expect("metrics were exported");
+        let told = String::from_utf8_lossy(&metrics.body).into_owned();
+        assert!(told.contains("backhaul.job.attempts") && told.contains("enrichment"));
+        assert!(!told.contains("00000000-0000") && !told.contains(&stage.tenant), "an id is a label");
+        series.push((told.matches("outcome").count(), told.matches("kind").count()));
+    }
+    assert_eq!(series[0], series[1], "occurrences of the labels");
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    process::Command,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
@@ -97,9 +98,15 @@ impl Stage {
 
     /// Starts `backhaul work` as a process; its events go to [`Stage::events_file`].
     pub(super) fn process(&self) -> Process {
+        Process::start(&mut self.command())
+    }
+
+    /// The command of [`Stage::process`], for tests that add settings.
+    pub(super) fn command(&self) -> Command {
+        let mut command = worker_command(&self.database.url, &self.dir, &self.events_file());
         // Whatever a worker could ever log is looked through by tests.
-        let log = "debug,sqlx=info,hyper_util=info,reqwest=info";
-        Process::start(worker_command(&self.database.url, &self.dir, &self.events_file()).env("BACKHAUL_LOG", log))
+        command.env("BACKHAUL_LOG", "debug,sqlx=info,hyper_util=info,reqwest=info");
+        command
     }
 
     pub(super) fn events_file(&self) -> PathBuf {

@@ -108,7 +108,7 @@ impl Source {
     }
 }
 
-/// Covers row 96, row 166, row 174, row 175, row 180, row 183: in the end every thread of the CRM equals its source and
+/// Covers row 166, row 174, row 175, row 180, row 183: in the end every thread of the CRM equals its source and
 /// keeps what the CRM had of its own, and nothing was sent before a Retry-After had passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_thread_equals_its_source_in_the_end() {
