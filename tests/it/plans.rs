@@ -18,7 +18,7 @@ struct Read {
     entries: i64,
 }
 
-/// Counters of this database, with everything this session did so far.
+/// Counters of this database, with everything this connection did so far.
 async fn counters(connection: &mut PgConnection) -> Read {
     sqlx::query("select pg_stat_force_next_flush()").execute(&mut *connection).await.expect("flushes");
     let (scans, entries): (i64, i64) = sqlx::query_as(
