@@ -254,7 +254,8 @@ async fn a_step_commits_with_its_event_and_its_memory_or_not_at_all() {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(db.store.pool()).await.expect("plants the fault");
         let id = stepper(&db, 1, &["ok"]).await;
         let worker = start(&db, &calls);
-        eventually("the fault was met", async || db.told(id).await == ["job.retried"]).await;
+        eventually("the fault was met", async || db.told(id).await.first().is_some_and(|told| told == "job.retried"))
+            .await;
         for what in ["select count(*) from backhaul.steps", "select count(*) from backhaul.memories"] {
             assert_eq!(db.one::<i64>(what).await, 0, "fault in {table}: {what}");
         }
@@ -264,8 +265,11 @@ async fn a_step_commits_with_its_event_and_its_memory_or_not_at_all() {
             .expect("mends the fault");
         db.drained_in_a_hurry().await;
         worker.stop().await;
-        assert_eq!(calls.keys("first").len(), 2, "without its checkpoint the step runs again");
-        assert_eq!(db.told(id).await, ["job.retried", "toy.first", "job.completed"], "fault in {table}");
+        assert!(calls.keys("first").len() >= 2, "without its checkpoint the step runs again");
+        // A slow machine may meet the fault once more before it is mended.
+        let mut told = db.told(id).await;
+        told.dedup();
+        assert_eq!(told, ["job.retried", "toy.first", "job.completed"], "fault in {table}");
         assert_eq!(db.one::<i64>("select value::bigint from backhaul.memories where resource = 'first'").await, 1);
         nothing_left(&db).await;
     }
