@@ -265,11 +265,12 @@ async fn a_step_commits_with_its_event_and_its_memory_or_not_at_all() {
             .expect("mends the fault");
         db.drained_in_a_hurry().await;
         worker.stop().await;
-        assert!(calls.keys("first").len() >= 2, "without its checkpoint the step runs again");
-        // A slow machine may meet the fault once more before it is mended.
-        let mut told = db.told(id).await;
-        told.dedup();
-        assert_eq!(told, ["job.retried", "toy.first", "job.completed"], "fault in {table}");
+        // A slow machine may meet the fault more than once before it is mended; each meeting is told and runs once.
+        let told = db.told(id).await;
+        let met = told.iter().take_while(|told| *told == "job.retried").count();
+        assert!(met >= 1, "fault in {table}: {told:?}");
+        assert_eq!(told[met..], ["toy.first", "job.completed"], "fault in {table}");
+        assert_eq!(calls.keys("first").len(), met + 1, "without its checkpoint the step runs again");
         assert_eq!(db.one::<i64>("select value::bigint from backhaul.memories where resource = 'first'").await, 1);
         nothing_left(&db).await;
     }
