@@ -298,6 +298,34 @@ begin
     return case when v_seen = v_caps then v_room else 0 end;
 end $$;
 
+-- Gives a new place to the jobs that were committed behind the cursor, whose row the caller has locked: live rows with
+-- floor < seq <= position that no lease holds. `seen` is more than `moved` while somebody else holds one's row.
+create function backhaul.adopt(k backhaul.cursors, out seen integer, out moved integer)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+begin
+    with strays as materialized (
+        select j.id, j.seq from backhaul.jobs j
+        where j.lane = k.lane and j.priority = k.priority and j.seq > k.floor and j.seq <= k.position
+          and j.seq not in (select unnest(l.seqs) from backhaul.leases l
+                            where l.lane = k.lane and l.priority = k.priority)
+        order by j.seq
+    ), free as materialized (
+        select j.id from backhaul.jobs j
+        where j.id = any (array(select s.id from strays s))
+          and j.seq = (select s.seq from strays s where s.id = j.id)
+        order by j.seq for update skip locked
+    ), placed as (
+        update backhaul.jobs j set seq = nextval('backhaul.job_seq')
+        where j.id = any (array(select f.id from free f)) returning j.id
+    )
+    select (select count(*) from strays), (select count(*) from placed) into seen, moved;
+end $$;
+
 -- Moves cursors and leases what lies behind them. Commits without waiting for the disk: a lost claim is only claimed
 -- again. Lanes are served by effective priority (one level up for every thirty seconds without service), then by
 -- virtual time; lanes of one level share by weight, and a claim spreads over at most sixteen of them. It goes down to
@@ -305,7 +333,10 @@ end $$;
 -- What cannot be served now (paused, at its cap, bucket closed or empty) is no candidate, or sixteen such lanes would
 -- hide all others. A lane lags behind the one served most by at most 512 jobs of virtual time: who was held back, or
 -- was alone for a while, neither takes everything afterwards nor pays for it.
-create function backhaul.claim(p_worker uuid, p_kinds text[], p_want integer, p_due_after timestamptz)
+-- Where producers commit side by side, a claim passes over jobs whose commits are still under way. A worker that keeps
+-- up with them says `p_strays`, and finds those a moment later here; the sweep finds them in any case.
+create function backhaul.claim(p_worker uuid, p_kinds text[], p_want integer, p_due_after timestamptz,
+                               p_strays boolean default false)
 returns table (lease bigint, id bigint, kind text, version smallint, tenant text, payload text, attempt smallint,
                max_attempts smallint, rescues smallint, replays smallint, deadline_at timestamptz,
                enqueued_at timestamptz, enqueued_by text, ordering_key text, traceparent text, prepaid text,
@@ -321,6 +352,7 @@ as $$
 #variable_conflict use_column
 declare
     c record;
+    k backhaul.cursors;
     v_full text[];
     v_left integer := p_want;
     v_fair integer;
@@ -353,6 +385,13 @@ begin
         where j.due_at > p_due_after and j.due_at <= clock_timestamp() and j.rescues < 2
         order by j.due_at limit 1) then
         perform backhaul.promote(greatest(p_want * 2, 200), p_due_after);
+    end if;
+    if p_strays then
+        for k in select x.* from backhaul.cursors x
+                 where x.awake and x.floor < x.position and x.served_at > clock_timestamp() - interval '1 second'
+                 order by x.served_at desc limit 16 for update skip locked loop
+            perform backhaul.adopt(k);
+        end loop;
     end if;
     select array_agg(p.kind || '/' || p.tenant) into v_full
     from backhaul.caps p where backhaul.held(p.kind, p.tenant) >= p.running_max;

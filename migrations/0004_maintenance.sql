@@ -120,22 +120,7 @@ begin
         v_seen := 0;
         v_found := 0;
         if k.floor < k.position then
-            with strays as materialized (
-                select j.id, j.seq from backhaul.jobs j
-                where j.lane = k.lane and j.priority = k.priority and j.seq > k.floor and j.seq <= k.position
-                  and j.seq not in (select unnest(l.seqs) from backhaul.leases l
-                                    where l.lane = k.lane and l.priority = k.priority)
-                order by j.seq
-            ), free as materialized (
-                select j.id from backhaul.jobs j
-                where j.id = any (array(select s.id from strays s))
-                  and j.seq = (select s.seq from strays s where s.id = j.id)
-                order by j.seq for update skip locked
-            ), moved as (
-                update backhaul.jobs j set seq = nextval('backhaul.job_seq')
-                where j.id = any (array(select f.id from free f)) returning j.id
-            )
-            select (select count(*) from strays), (select count(*) from moved) into v_seen, v_found;
+            select a.seen, a.moved into v_seen, v_found from backhaul.adopt(k) a;
             v_total := v_total + v_found;
         end if;
         v_more := (select true from backhaul.jobs j
@@ -336,7 +321,8 @@ end $$;
 -- Gives the visible events that no seal holds their dense order. Ids missing from the range are remembered as gaps and
 -- looked up again until they turn up or every transaction that could own them has ended; nothing waits for them.
 -- A gap's horizon is the id of a later seal's transaction, so that it is newer than any owner's id (see sweep); until
--- that seal it is null.
+-- that seal it is null. A seal does not wait for the disk: one that a crash takes back is made anew, and no sink has
+-- seen it (see relay.rs).
 create function backhaul.seal(p_limit integer) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -357,6 +343,7 @@ declare
     v_own xid8;
     v_sample boolean := pg_current_xact_id_if_assigned() is null;
 begin
+    perform set_config('synchronous_commit', 'off', true);
     select x.* into s from backhaul.seal_state x for update skip locked;
     if not found then
         return 0;
@@ -406,7 +393,7 @@ $$;
 -- worker was given up for dead. The jobs of leases that the worker does not know go back: the reply to its claim was
 -- lost with a connection, or a settle was refused. Thirty seconds are longer than any claim may take.
 create function backhaul.heartbeat(p_worker uuid, p_jobs bigint[], p_leases bigint[], p_stopping boolean,
-                                   out alive boolean, out now timestamptz, out gone bigint[])
+                                   out alive boolean, out now timestamptz, out gone bigint[], out workers integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -429,6 +416,7 @@ begin
     end if;
     select coalesce(array_agg(u.id), '{}') into gone from unnest(p_jobs) as u (id)
     where (select true from backhaul.jobs j where j.id = u.id) is null;
+    select count(*) into workers from backhaul.workers;
     now := clock_timestamp();
 end $$;
 

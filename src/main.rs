@@ -13,6 +13,9 @@ use clap::Parser;
 
 use crate::commands::{Cli, exit};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // First of all: with two providers compiled in, rustls would refuse to choose at the first connection.
     if rustls::crypto::ring::default_provider().install_default().is_err() {

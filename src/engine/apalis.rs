@@ -37,10 +37,10 @@ pub(crate) type Outcomes = mpsc::UnboundedSender<Settlement>;
 
 /// Jobs that wait for a free slot. Shared, because the worker looks at its backend only while it has one.
 #[derive(Clone)]
-struct Inbox(Arc<Mutex<mpsc::Receiver<Claimed>>>);
+struct Inbox(Arc<Mutex<mpsc::Receiver<Arc<Claimed>>>>);
 
 impl Inbox {
-    fn open(&self) -> MutexGuard<'_, mpsc::Receiver<Claimed>> {
+    fn open(&self) -> MutexGuard<'_, mpsc::Receiver<Arc<Claimed>>> {
         // A panic while the lock is held leaves a channel behind, which stays usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +62,7 @@ struct Hand {
 }
 
 impl Backend for Hand {
-    type Task = Task<Claimed>;
+    type Task = Task<Arc<Claimed>>;
     type Error = Infallible;
 
     fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
@@ -86,7 +86,7 @@ impl Backend for Hand {
 }
 
 impl BackendConfig for Hand {
-    type Args = Claimed;
+    type Args = Arc<Claimed>;
     type Id = RandomId;
     type Kind = Ephemeral;
     type Config = ();
@@ -110,7 +110,7 @@ struct Tell {
 }
 
 impl Tell {
-    fn interrupted(&self, claimed: Claimed) {
+    fn interrupted(&self, claimed: Arc<Claimed>) {
         drop(Guard { tell: self.clone(), claimed: Some(claimed) });
     }
 }
@@ -132,7 +132,7 @@ struct TellService<S> {
 /// Reports "interrupted" unless something better was reported before.
 struct Guard {
     tell: Tell,
-    claimed: Option<Claimed>,
+    claimed: Option<Arc<Claimed>>,
 }
 
 impl Guard {
@@ -151,9 +151,9 @@ impl Drop for Guard {
     }
 }
 
-impl<S> Service<Task<Claimed>> for TellService<S>
+impl<S> Service<Task<Arc<Claimed>>> for TellService<S>
 where
-    S: Service<Task<Claimed>, Response = Finished, Error = BoxDynError>,
+    S: Service<Task<Arc<Claimed>>, Response = Finished, Error = BoxDynError>,
     S::Future: Send + 'static,
 {
     type Response = ();
@@ -164,7 +164,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, task: Task<Claimed>) -> Self::Future {
+    fn call(&mut self, task: Task<Arc<Claimed>>) -> Self::Future {
         let mut guard = Guard { tell: self.tell.clone(), claimed: Some(task.args.clone()) };
         let call = self.inner.call(task);
         Box::pin(async move {
@@ -184,7 +184,7 @@ struct Handler {
     bench: Arc<Workbench>,
 }
 
-impl Service<Task<Claimed>> for Handler {
+impl Service<Task<Arc<Claimed>>> for Handler {
     type Response = Finished;
     type Error = BoxDynError;
     type Future = Pin<Box<dyn Future<Output = Result<Finished, BoxDynError>> + Send>>;
@@ -193,7 +193,7 @@ impl Service<Task<Claimed>> for Handler {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, task: Task<Claimed>) -> Self::Future {
+    fn call(&mut self, task: Task<Arc<Claimed>>) -> Self::Future {
         let bench = self.bench.clone();
         Box::pin(async move { Ok(attempt::run(bench, task.args).await) })
     }
@@ -204,7 +204,7 @@ impl Service<Task<Claimed>> for Handler {
 /// Dropping the future stops all attempts, and reports them interrupted.
 pub(crate) fn run(
     bench: Arc<Workbench>,
-    jobs: mpsc::Receiver<Claimed>,
+    jobs: mpsc::Receiver<Arc<Claimed>>,
     outcomes: Outcomes,
     concurrency: usize,
     stopping: CancellationToken,
@@ -231,7 +231,7 @@ pub(crate) fn run(
     .boxed()
 }
 
-type Attempt = <Handler as Service<Task<Claimed>>>::Future;
+type Attempt = <Handler as Service<Task<Arc<Claimed>>>>::Future;
 
 fn spawn(attempt: LifecycleFuture<Attempt>) -> AbortOnDropHandle<Result<Finished, BoxDynError>> {
     AbortOnDropHandle::new(tokio::spawn(attempt))

@@ -12,7 +12,6 @@ use crate::{
     clock::Clock,
     context::{JobContext, Leftovers},
     decide::Outcome,
-    pacing::Pacer,
     registry::Registry,
     steps::StepTable,
     store::Store,
@@ -42,8 +41,8 @@ impl Finished {
 }
 
 /// Runs the attempt to its end: the kind's handler under its timeout, with panics caught and cancellation obeyed.
-pub(crate) async fn run(bench: Arc<Workbench>, claimed: Claimed) -> Finished {
-    let job = claimed.job.clone();
+pub(crate) async fn run(bench: Arc<Workbench>, claimed: Arc<Claimed>) -> Finished {
+    let job = &claimed.job;
     let span = tracing::info_span!(
         "job", job_id = job.id, kind = %job.kind, tenant = %job.tenant, attempt = job.attempt, otel.kind = "consumer"
     );
@@ -53,8 +52,8 @@ pub(crate) async fn run(bench: Arc<Workbench>, claimed: Claimed) -> Finished {
     attempt(bench, claimed).instrument(span).await
 }
 
-async fn attempt(bench: Arc<Workbench>, claimed: Claimed) -> Finished {
-    let job = claimed.job.clone();
+async fn attempt(bench: Arc<Workbench>, claimed: Arc<Claimed>) -> Finished {
+    let job = &claimed.job;
     let started = Instant::now();
     if claimed.cancel.is_cancelled() {
         return Finished::without_a_start(Outcome::Lost);
@@ -66,26 +65,15 @@ async fn attempt(bench: Arc<Workbench>, claimed: Claimed) -> Finished {
         // Claims ask for our kinds alone, so this is a kind that was removed while its job was on the way.
         return Finished::without_a_start(Outcome::Interrupted);
     };
-    let pacer = Pacer {
-        store: bench.store.clone(),
-        clock: bench.clock.clone(),
-        tenant: job.tenant.clone(),
-        prepaid: Arc::new(std::sync::Mutex::new(claimed.prepaid.clone())),
-        claimed_at: claimed.at,
-        probe: claimed.probe,
-        backfill: claimed.backfill,
-    };
     let table = StepTable {
         store: bench.store.clone(),
         worker: bench.worker,
         lease: claimed.lease,
         job: job.id,
-        tenant: job.tenant.clone(),
-        kind: job.kind.clone(),
         deployment: bench.deployment,
         may_have_steps: !claimed.fresh,
     };
-    let mut context = JobContext::new(job, table, pacer, bench.clock.clone(), claimed.cancel.clone());
+    let mut context = JobContext::new(claimed.clone(), table, bench.clock.clone());
     let timeout = kind.spec().timeout;
     let outcome = tokio::select! {
         biased;

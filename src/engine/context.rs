@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    claim::Claimed,
     clock::Clock,
-    events::{self, EventColumns, EventRow},
+    events::{self, EventRow},
     failure::Failure,
     pacing::Pacer,
     steps::{StepTable, stored},
@@ -107,27 +108,19 @@ pub(crate) struct Leftovers {
 
 /// One attempt's view of its job.
 pub struct JobContext {
-    job: Arc<JobInfo>,
+    claimed: Arc<Claimed>,
     table: StepTable,
-    pacer: Pacer,
     clock: Clock,
-    cancel: CancellationToken,
     steps: Option<HashMap<String, (bool, Value)>>,
     left: Leftovers,
 }
 
 impl JobContext {
-    pub(crate) fn new(
-        job: Arc<JobInfo>,
-        table: StepTable,
-        pacer: Pacer,
-        clock: Clock,
-        cancel: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(claimed: Arc<Claimed>, table: StepTable, clock: Clock) -> Self {
         // A job that nobody has touched yet has no steps, and needs no look.
         let fresh = !table.may_have_steps;
         let steps = fresh.then(HashMap::new);
-        Self { job, table, pacer, clock, cancel, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
+        Self { claimed, table, clock, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
     }
 
     pub(crate) fn into_leftovers(self) -> Leftovers {
@@ -136,7 +129,7 @@ impl JobContext {
 
     /// The job's facts.
     pub fn job(&self) -> &JobInfo {
-        &self.job
+        &self.claimed.job
     }
 
     /// The database's clock.
@@ -146,12 +139,17 @@ impl JobContext {
 
     /// Cancelled when the job is cancelled or lost. The attempt's future is dropped too; this is for what it spawned.
     pub fn cancelled(&self) -> &CancellationToken {
-        &self.cancel
+        &self.claimed.cancel
     }
 
     /// The limits of this job's tenant.
     pub fn pacer(&self) -> Pacer {
-        self.pacer.clone()
+        Pacer {
+            store: self.table.store.clone(),
+            clock: self.clock.clone(),
+            tenant: self.job().tenant.clone(),
+            ticket: self.claimed.ticket.clone(),
+        }
     }
 
     /// Runs `call` once in the life of the job: its result is stored, and later attempts get it back.
@@ -186,7 +184,7 @@ impl JobContext {
             true => Begun::OutcomeUnknown,
             false => {
                 self.left.stepped = true;
-                self.table.put(name, false, &Value::Null, EventColumns::default(), &[]).await?;
+                self.table.put(name, false, &Value::Null, &[], &[]).await?;
                 self.steps().await?.insert(name.to_owned(), (false, Value::Null));
                 Begun::Now
             }
@@ -202,12 +200,12 @@ impl JobContext {
 
     /// What this kind remembers of `resource` for this tenant, from earlier jobs.
     pub async fn memory(&mut self, resource: &str) -> Result<Option<Value>, Failure> {
-        self.table.memory(resource).await
+        self.table.memory(&self.claimed.job.tenant, &self.claimed.job.kind, resource).await
     }
 
     /// Queues an audit event that commits with the end of the attempt, whatever the end is.
     pub fn audit(&mut self, event: AuditEvent) {
-        self.left.events.push(events::of_kind(event, &self.job, self.left.step.as_deref(), self.clock.now()));
+        self.left.events.push(events::of_kind(event, &self.claimed.job, self.left.step.as_deref(), self.clock.now()));
     }
 
     async fn steps(&mut self) -> Result<&mut HashMap<String, (bool, Value)>, Failure> {
@@ -225,19 +223,17 @@ impl JobContext {
         let output = serde_json::to_value(&done.value)
             .map_err(|error| Failure::permanent("step_output_unstorable", format!("step {name}: {error}")))?;
         let now = self.clock.now();
-        let mut columns = EventColumns::default();
-        for event in done.audit {
-            columns.push(&self.job, events::of_kind(event, &self.job, Some(name), now));
-        }
+        let told = |event| (self.claimed.job.clone(), events::of_kind(event, &self.claimed.job, Some(name), now));
+        let events: Vec<_> = done.audit.into_iter().map(told).collect();
         let memories: Vec<Value> = done
             .memory
             .into_iter()
             .map(|(resource, value)| {
-                json!({ "job": self.job.id, "tenant": self.job.tenant, "kind": self.job.kind, "resource": resource, "value": value })
+                json!({ "job": self.claimed.job.id, "tenant": self.claimed.job.tenant, "kind": self.claimed.job.kind, "resource": resource, "value": value })
             })
             .collect();
         self.left.stepped = true;
-        self.table.put(name, true, &output, columns, &memories).await?;
+        self.table.put(name, true, &output, &events, &memories).await?;
         self.left.attempts_reset = true;
         self.left.step = None;
         self.steps().await?.insert(name.to_owned(), (true, output));

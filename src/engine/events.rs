@@ -1,9 +1,11 @@
 //! Audit events: their bytes, and the rows they become.
 
+use std::{borrow::Cow, sync::Arc};
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use crate::context::{AuditEvent, JobInfo};
 
@@ -15,37 +17,45 @@ pub const TYPE_PREFIX: &str = "dev.backhaul.";
 pub(crate) struct EventRow {
     pub event_id: Uuid,
     pub occurred_at: DateTime<Utc>,
-    pub event_type: String,
+    pub event_type: Cow<'static, str>,
     pub subject: String,
     pub data: Vec<u8>,
 }
 
 /// Parallel arrays, as the SQL functions take them.
-#[derive(Debug, Default)]
-pub(crate) struct EventColumns {
+pub(crate) struct EventColumns<'a> {
     pub job: Vec<i64>,
     pub id: Vec<Uuid>,
     pub at: Vec<DateTime<Utc>>,
-    pub event_type: Vec<String>,
-    pub tenant: Vec<String>,
-    pub kind: Vec<String>,
-    pub subject: Vec<String>,
-    pub trace: Vec<Option<String>>,
-    pub data: Vec<Vec<u8>>,
+    pub event_type: Vec<&'a str>,
+    pub tenant: Vec<&'a str>,
+    pub kind: Vec<&'a str>,
+    pub subject: Vec<&'a str>,
+    pub trace: Vec<Option<&'a str>>,
+    pub data: Vec<&'a [u8]>,
 }
 
-impl EventColumns {
-    pub(crate) fn push(&mut self, job: &JobInfo, event: EventRow) {
-        self.job.push(job.id);
-        self.id.push(event.event_id);
-        self.at.push(event.occurred_at);
-        self.event_type.push(event.event_type);
-        self.tenant.push(job.tenant.clone());
-        self.kind.push(job.kind.clone());
-        self.subject.push(event.subject);
-        self.trace.push(job.traceparent.clone());
-        self.data.push(event.data);
+impl<'a> EventColumns<'a> {
+    pub(crate) fn of(events: &'a [(Arc<JobInfo>, EventRow)]) -> Self {
+        Self {
+            job: events.iter().map(|(job, _)| job.id).collect(),
+            id: events.iter().map(|(_, event)| event.event_id).collect(),
+            at: events.iter().map(|(_, event)| event.occurred_at).collect(),
+            event_type: events.iter().map(|(_, event)| event.event_type.as_ref()).collect(),
+            tenant: events.iter().map(|(job, _)| job.tenant.as_str()).collect(),
+            kind: events.iter().map(|(job, _)| job.kind.as_str()).collect(),
+            subject: events.iter().map(|(_, event)| event.subject.as_str()).collect(),
+            trace: events.iter().map(|(job, _)| job.traceparent.as_deref()).collect(),
+            data: events.iter().map(|(_, event)| event.data.as_slice()).collect(),
+        }
     }
+}
+
+/// A time-ordered id. Its random part comes from the thread's generator: asking the system for each id is a call into
+/// the kernel.
+fn event_id(at: DateTime<Utc>) -> Uuid {
+    let millis = u64::try_from(at.timestamp_millis()).unwrap_or(0);
+    Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
 /// How a job ended or went on. Members stand in the order of canonical JSON and hold only strings and small integers,
@@ -81,8 +91,8 @@ pub(crate) struct JobEvent<'a> {
     pub latency_ms: u64,
 }
 
-/// An event about the whole job: `job.completed`, `job.retried`, `job.dead`.
-pub(crate) fn of_job(name: &str, job: &JobInfo, at: DateTime<Utc>, about: &JobEvent<'_>) -> EventRow {
+/// An event about the whole job. `event_type` is whole: `dev.backhaul.job.completed`.
+pub(crate) fn of_job(event_type: &'static str, job: &JobInfo, at: DateTime<Utc>, about: &JobEvent<'_>) -> EventRow {
     let members = JobMembers {
         attempt: job.attempt,
         code: about.code,
@@ -99,9 +109,9 @@ pub(crate) fn of_job(name: &str, job: &JobInfo, at: DateTime<Utc>, about: &JobEv
         tenant: &job.tenant,
     };
     EventRow {
-        event_id: Uuid::now_v7(),
+        event_id: event_id(at),
         occurred_at: at,
-        event_type: format!("{TYPE_PREFIX}job.{name}"),
+        event_type: Cow::Borrowed(event_type),
         subject: format!("job/{}", job.id),
         // Serialising strings and integers to memory has nothing that could fail.
         data: serde_json::to_vec(&members).unwrap_or_default(),
@@ -126,9 +136,9 @@ pub(crate) fn of_kind(event: AuditEvent, job: &JobInfo, step: Option<&str>, at: 
     let mut value = Value::Object(members);
     bound_numbers(&mut value);
     EventRow {
-        event_id: Uuid::now_v7(),
+        event_id: event_id(at),
         occurred_at: at,
-        event_type: format!("{TYPE_PREFIX}{}", event.event_type),
+        event_type: Cow::Owned(format!("{TYPE_PREFIX}{}", event.event_type)),
         subject: event.subject,
         data: serde_json_canonicalizer::to_vec(&value).unwrap_or_else(|_| value.to_string().into_bytes()),
     }
@@ -182,7 +192,7 @@ mod tests {
             step: Some("patch"),
             latency_ms: 12,
         };
-        let row = of_job("dead", &job(), Utc::now(), &about);
+        let row = of_job("dev.backhaul.job.dead", &job(), Utc::now(), &about);
         let value: Value = serde_json::from_slice(&row.data).expect("JSON");
         let canonical = serde_json_canonicalizer::to_vec(&value).expect("canonical");
         assert_eq!(String::from_utf8_lossy(&row.data), String::from_utf8_lossy(&canonical));

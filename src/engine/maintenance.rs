@@ -4,17 +4,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,6 +19,7 @@ use crate::{
     attempt::Workbench,
     hands::Hands,
     reconnect::{Pause, is_passing},
+    wake::Ringer,
     worker::WorkerOptions,
 };
 
@@ -45,6 +43,8 @@ pub(crate) struct Signals {
     pub lost: CancellationToken,
     /// The worker is stopping, as its heartbeat tells.
     pub stopping: AtomicBool,
+    /// How many workers live, this one among them, as the last heartbeat told.
+    pub workers: AtomicU32,
 }
 
 /// Tells the database that this worker lives, learns the database's time, and stops jobs that were cancelled.
@@ -63,8 +63,8 @@ pub(crate) async fn heartbeats(
             _ = ticks.tick() => {}
         }
         let (jobs, leases) = hands.ids();
-        let beat: Result<(bool, DateTime<Utc>, Vec<i64>), _> =
-            sqlx::query_as("select alive, now, gone from backhaul.heartbeat($1, $2, $3, $4)")
+        let beat: Result<(bool, DateTime<Utc>, Vec<i64>, i32), _> =
+            sqlx::query_as("select alive, now, gone, workers from backhaul.heartbeat($1, $2, $3, $4)")
                 .bind(bench.worker)
                 .bind(&jobs)
                 .bind(&leases)
@@ -72,7 +72,8 @@ pub(crate) async fn heartbeats(
                 .fetch_one(&bench.store)
                 .await;
         match beat {
-            Ok((alive, now, gone)) => {
+            Ok((alive, now, gone, workers)) => {
+                signals.workers.store(workers.unsigned_abs(), Ordering::Relaxed);
                 bench.clock.set(now);
                 hands.cancel(&gone);
                 if !alive {
@@ -91,7 +92,7 @@ pub(crate) async fn tasks(
     bench: Arc<Workbench>,
     signals: Arc<Signals>,
     options: Arc<WorkerOptions>,
-    rung: Arc<Notify>,
+    ringer: Arc<Ringer>,
     stop: CancellationToken,
 ) {
     let mut pause = Pause::default();
@@ -99,7 +100,7 @@ pub(crate) async fn tasks(
     let mut rare = Instant::now() - RARE_EVERY;
     loop {
         let started = Instant::now();
-        let done = round(&bench, &signals, &options, &rung, sweep_every, &mut rare).await;
+        let done = round(&bench, &signals, &options, &ringer, sweep_every, &mut rare).await;
         let took = started.elapsed();
         sweep_every = options.sweep.max(took * SWEEP_SHARE);
         match done {
@@ -125,7 +126,7 @@ async fn round(
     bench: &Workbench,
     signals: &Signals,
     options: &WorkerOptions,
-    rung: &Notify,
+    ringer: &Ringer,
     sweep_every: Duration,
     rare: &mut Instant,
 ) -> Result<(), sqlx::Error> {
@@ -144,7 +145,7 @@ async fn round(
         info!(jobs = rescued, "rescued from workers that stopped answering");
     }
     if adopted + rescued > 0 {
-        rung.notify_one();
+        ringer.ring();
     }
     let alone: bool = sqlx::query_scalar("select backhaul.waits_alone($1) is not null")
         .bind(bench.registry.labels())
@@ -152,7 +153,7 @@ async fn round(
         .await?;
     signals.alone.store(alone, Ordering::Relaxed);
     if alone {
-        rung.notify_one();
+        ringer.ring();
     }
     if rare.elapsed() >= RARE_EVERY {
         *rare = Instant::now();

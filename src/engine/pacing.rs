@@ -1,6 +1,9 @@
 //! Tokens of the upstream limits that the whole fleet shares.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -14,19 +17,31 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// room for this second (`backhaul.bucket_rate`).
 const PREPAID_FOR: Duration = Duration::from_secs(1);
 
+/// What a claim settled about an attempt's requests.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// The bucket whose token the claim already took.
+    prepaid: Mutex<Option<String>>,
+    claimed_at: Instant,
+    /// The job tries an upstream that looked down: its bucket is closed to all but this job.
+    pub probe: bool,
+    /// The job's priority is the lowest: it may have only a part of the limit.
+    backfill: bool,
+}
+
+impl Ticket {
+    pub(crate) fn new(prepaid: Option<String>, probe: bool, backfill: bool) -> Self {
+        Self { prepaid: Mutex::new(prepaid), claimed_at: Instant::now(), probe, backfill }
+    }
+}
+
 /// Hands out the tokens of one tenant's upstream limits. Cheap to clone into a step.
 #[derive(Clone)]
 pub struct Pacer {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) tenant: String,
-    /// A token that the claim already took for this attempt.
-    pub(crate) prepaid: std::sync::Arc<std::sync::Mutex<Option<String>>>,
-    pub(crate) claimed_at: Instant,
-    /// The job tries an upstream that looked down: its bucket is closed to all but this job.
-    pub(crate) probe: bool,
-    /// The job's priority is the lowest: it may have only a part of the limit.
-    pub(crate) backfill: bool,
+    pub(crate) ticket: Arc<Ticket>,
 }
 
 impl Pacer {
@@ -42,8 +57,8 @@ impl Pacer {
                 sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1, $3, $4)")
                     .bind(&self.tenant)
                     .bind(bucket)
-                    .bind(self.backfill)
-                    .bind(self.probe)
+                    .bind(self.ticket.backfill)
+                    .bind(self.ticket.probe)
                     .fetch_one(&self.store)
                     .await
                     .map_err(|error| Failure::transient("store_unavailable", error))?;
@@ -62,8 +77,8 @@ impl Pacer {
     }
 
     fn use_prepaid(&self, bucket: &str) -> bool {
-        let mut prepaid = self.prepaid.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        prepaid.take_if(|paid| paid == bucket).is_some() && self.claimed_at.elapsed() < PREPAID_FOR
+        let mut prepaid = self.ticket.prepaid.lock().unwrap_or_else(PoisonError::into_inner);
+        prepaid.take_if(|paid| paid == bucket).is_some() && self.ticket.claimed_at.elapsed() < PREPAID_FOR
     }
 }
 

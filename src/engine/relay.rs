@@ -115,8 +115,13 @@ pub(crate) async fn publish(
     stop: CancellationToken,
 ) {
     let mut pause = Pause::default();
+    let mut known = false;
     loop {
         let last = stop.is_cancelled();
+        if !known {
+            // Its row says where it writes to, also before there is anything to write.
+            known = own(&store, worker, sink.as_ref()).await.is_ok();
+        }
         match drain(&store, worker, deployment, sink.as_mut()).await {
             Ok(()) => pause = Pause::default(),
             Err(Trouble::Store(error)) if is_passing(&error) && !last => pause.after(&error, "publishing").await,
@@ -150,9 +155,16 @@ impl From<sqlx::Error> for Trouble {
 
 async fn drain(store: &Store, worker: Uuid, deployment: Uuid, sink: &mut dyn Sink) -> Result<(), Trouble> {
     loop {
-        let Some(position) = own(store, worker, sink).await? else { return Ok(()) };
+        let Some(position) = position(store, worker, sink.name()).await? else { return Ok(()) };
         let events = after(store, position).await?;
         let Some(last) = events.last().map(|event| event.seq) else { return Ok(()) };
+        // Seals do not wait for the disk, but this does, and everything committed before it is on the disk then too:
+        // no crash can take back an order that somebody outside has seen.
+        match own(store, worker, sink).await? {
+            None => return Ok(()),
+            Some(now) if now != position => continue,
+            Some(_) => {}
+        }
         let sent = timeout(OWNED_FOR * 2 / 3, sink.publish(deployment, &events)).await;
         sent.map_err(|_| Trouble::Sink(anyhow::anyhow!("no answer within ten seconds")))?.map_err(Trouble::Sink)?;
         let moved = sqlx::query(
@@ -169,6 +181,19 @@ async fn drain(store: &Store, worker: Uuid, deployment: Uuid, sink: &mut dyn Sin
             return Ok(());
         }
     }
+}
+
+/// How far the sink is. None while another worker has it, or while it is paused.
+async fn position(store: &Store, worker: Uuid, name: &str) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select position from backhaul.sinks
+         where name = $1 and not paused
+           and (owner is null or owner = $2 or owned_until is null or owned_until < clock_timestamp())",
+    )
+    .bind(name)
+    .bind(worker)
+    .fetch_optional(store)
+    .await
 }
 
 /// Takes or renews the hold on the sink. None while another worker has it, or while it is paused.

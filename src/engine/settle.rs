@@ -1,11 +1,11 @@
 //! Settle: outcomes become facts, as many in one transaction as finished since the last one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::types::Json;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     context::JobInfo,
     decide::{ErrorRecord, Facts, Verdict, decide},
-    events::{self, EventColumns, JobEvent},
+    events::{self, EventColumns, EventRow, JobEvent},
     hands::{Hands, Held},
     metrics::Metrics,
     reconnect,
@@ -25,6 +25,10 @@ use crate::{
 
 /// Most outcomes in one transaction.
 const BATCH_MAX: usize = 1_000;
+/// Settles at once: while one waits for the disk, the other executes.
+const AT_ONCE_MAX: usize = 2;
+/// Outcomes that are worth a second settle.
+const BESIDE_MIN: usize = 100;
 
 /// A finished attempt with its verdict.
 pub(crate) struct Settlement {
@@ -52,7 +56,7 @@ impl Settlement {
             clock.now(),
             rand::random_range(0.0..1.0),
         );
-        Self { job: claimed.job.clone(), lease: claimed.lease, probe: claimed.probe, verdict, finished }
+        Self { job: claimed.job.clone(), lease: claimed.lease, probe: claimed.ticket.probe, verdict, finished }
     }
 }
 
@@ -91,7 +95,7 @@ struct Batch {
     ended: Vec<i64>,
     keyed: bool,
     stepped: Vec<i64>,
-    events: EventColumns,
+    events: Vec<(Arc<JobInfo>, EventRow)>,
     closed: Vec<Value>,
 }
 
@@ -153,7 +157,7 @@ impl Batch {
     fn add(&mut self, settled: Settlement, now: chrono::DateTime<chrono::Utc>) {
         let Settlement { job, lease, verdict, finished, .. } = settled;
         let latency_ms = u64::try_from(finished.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let told = |error: Option<&ErrorRecord>, name: &str| {
+        let told = |error: Option<&ErrorRecord>, event_type| {
             let about = JobEvent {
                 code: error.map(|error| error.code),
                 http_status: error.and_then(|error| error.http_status),
@@ -161,7 +165,7 @@ impl Batch {
                 step: error.and_then(|error| error.step.as_deref()),
                 latency_ms,
             };
-            events::of_job(name, &job, now, &about)
+            events::of_job(event_type, &job, now, &about)
         };
         let other = |r#do, delay: Duration, attempt, reason, error| {
             let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
@@ -180,12 +184,12 @@ impl Batch {
                 if finished.left.stepped {
                     self.stepped.push(job.id);
                 }
-                Some(told(None, "completed"))
+                Some(told(None, "dev.backhaul.job.completed"))
             }
             Verdict::Retry { delay, attempt, error } => {
                 self.others.push(other("retry", *delay, Some(*attempt), None, Some(error)));
                 debug!(job_id = job.id, kind = %job.kind, code = error.code, ?delay, "attempt failed, will be retried");
-                Some(told(Some(error), "retried"))
+                Some(told(Some(error), "dev.backhaul.job.retried"))
             }
             Verdict::Later { delay, error, close } => {
                 let attempt = finished.left.attempts_reset.then_some(0);
@@ -194,25 +198,23 @@ impl Batch {
                     let for_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                     self.closed.push(value(Closed { tenant: &job.tenant, bucket, for_ms, why, probing: false }));
                 }
-                let name = if close.is_some() { "throttled" } else { "snoozed" };
+                let name = if close.is_some() { "dev.backhaul.job.throttled" } else { "dev.backhaul.job.snoozed" };
                 error.as_ref().map(|error| told(Some(error), name))
             }
             Verdict::Dead { error } => {
                 warn!(job_id = job.id, kind = %job.kind, tenant = %job.tenant, code = error.code, step = error.step,
                     "dead letter: {}", error.message);
                 self.others.push(other("dead", Duration::ZERO, None, Some(error.code), Some(error)));
-                Some(told(Some(error), "dead"))
+                Some(told(Some(error), "dev.backhaul.job.dead"))
             }
         };
         // Whatever it reports, the job may have been cancelled, and its key waits for us to stop.
         self.keyed |= job.ordering_key.is_some();
-        for event in events.into_iter().chain(own) {
-            self.events.push(&job, event);
-        }
+        self.events.extend(events.into_iter().chain(own).map(|event| (job.clone(), event)));
     }
 
     async fn write(&self, store: &Store, worker: Uuid) -> Result<Vec<i64>, sqlx::Error> {
-        let events = &self.events;
+        let events = EventColumns::of(&self.events);
         sqlx::query_scalar(
             "select backhaul.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, null, $18)",
         )
@@ -224,37 +226,25 @@ impl Batch {
         .bind(&self.ended)
         .bind(self.keyed)
         .bind(&self.stepped)
-        .bind(&events.job)
-        .bind(&events.id)
-        .bind(&events.at)
-        .bind(&events.event_type)
-        .bind(&events.tenant)
-        .bind(&events.kind)
-        .bind(&events.subject)
-        .bind(&events.trace)
-        .bind(&events.data)
+        .bind(events.job)
+        .bind(events.id)
+        .bind(events.at)
+        .bind(events.event_type)
+        .bind(events.tenant)
+        .bind(events.kind)
+        .bind(events.subject)
+        .bind(events.trace)
+        .bind(events.data)
         .bind((!self.closed.is_empty()).then_some(Json(&self.closed)))
         .fetch_one(store)
         .await
     }
-}
 
-/// Writes outcomes until the channel closes. The next settle starts when the previous one returns, so a lone job waits
-/// for nothing and a busy worker batches hundreds. A database that is away is waited for.
-pub(crate) async fn run(
-    bench: Arc<Workbench>,
-    hands: Arc<Hands>,
-    metrics: Arc<Metrics>,
-    mut outcomes: mpsc::UnboundedReceiver<Settlement>,
-    sealed: Arc<tokio::sync::Notify>,
-) {
-    let mut breaker = Breaker::default();
-    let mut batch = Vec::with_capacity(BATCH_MAX);
-    while outcomes.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let batch = Batch::of(std::mem::take(&mut batch), &hands, &bench, &mut breaker, &metrics);
+    /// Writes until it is written or refused, and lets go of the jobs. Returns the leases that it had rows of.
+    async fn settle(self, bench: Arc<Workbench>, hands: Arc<Hands>) -> Vec<i64> {
         let mut pause = reconnect::Pause::default();
         loop {
-            match batch.write(&bench.store, bench.worker).await {
+            match self.write(&bench.store, bench.worker).await {
                 Ok(refused) => {
                     if !refused.is_empty() {
                         warn!(jobs = ?refused, "outcomes refused: these jobs were cancelled or given to another worker");
@@ -265,12 +255,98 @@ pub(crate) async fn run(
                 Err(error) => {
                     // A bug or a schema that changed under us. The lease keeps the jobs safe: a later heartbeat returns
                     // those of a lease that its worker has let go of.
-                    tracing::error!(%error, jobs = batch.held.len(), "settle refused; the jobs go back in half a minute");
+                    tracing::error!(%error, jobs = self.held.len(), "settle refused; the jobs go back in half a minute");
                     break;
                 }
             }
         }
-        hands.release(&batch.held);
-        sealed.notify_one();
+        hands.release(&self.held);
+        self.leases
+    }
+}
+
+/// What waits to be written. The outcomes of one lease never lie in two settles at once: the one that ends the lease
+/// could commit first, and the other would be refused.
+struct Desk {
+    breaker: Breaker,
+    ready: Vec<Settlement>,
+    /// Outcomes of leases that a settle in flight has rows of.
+    behind: Vec<Settlement>,
+    in_flight: HashSet<i64>,
+}
+
+impl Desk {
+    fn accept(&mut self, arrived: impl IntoIterator<Item = Settlement>) {
+        for settled in arrived {
+            let queue = if self.in_flight.contains(&settled.lease) { &mut self.behind } else { &mut self.ready };
+            queue.push(settled);
+        }
+    }
+
+    /// The next batch, where it is worth a transaction beside `writing` others.
+    fn next(&mut self, writing: usize) -> Option<Vec<Settlement>> {
+        let enough = if writing == 0 { 1 } else { BESIDE_MIN };
+        if writing >= AT_ONCE_MAX || self.ready.len() < enough {
+            return None;
+        }
+        let batch: Vec<_> = self.ready.drain(..self.ready.len().min(BATCH_MAX)).collect();
+        self.in_flight.extend(batch.iter().map(|settled| settled.lease));
+        // What was left over may share a lease with it.
+        let rest = std::mem::take(&mut self.ready);
+        self.accept(rest);
+        Some(batch)
+    }
+
+    fn written(&mut self, leases: &[i64]) {
+        for lease in leases {
+            self.in_flight.remove(lease);
+        }
+        let behind = std::mem::take(&mut self.behind);
+        self.accept(behind);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.behind.is_empty()
+    }
+}
+
+/// Writes outcomes until the channel closes. A lone job waits for nothing; a busy worker batches hundreds, and has the
+/// next batch executed while the one before waits for the disk. A database that is away is waited for.
+pub(crate) async fn run(
+    bench: Arc<Workbench>,
+    hands: Arc<Hands>,
+    metrics: Arc<Metrics>,
+    mut outcomes: mpsc::UnboundedReceiver<Settlement>,
+    sealed: Arc<tokio::sync::Notify>,
+) {
+    let mut desk = Desk { breaker: Breaker::default(), ready: vec![], behind: vec![], in_flight: HashSet::new() };
+    let mut writes = JoinSet::new();
+    let mut arrived = Vec::with_capacity(BATCH_MAX);
+    let mut open = true;
+    loop {
+        while let Some(batch) = desk.next(writes.len()) {
+            let batch = Batch::of(batch, &hands, &bench, &mut desk.breaker, &metrics);
+            writes.spawn(batch.settle(bench.clone(), hands.clone()));
+        }
+        if !open && writes.is_empty() && desk.is_empty() {
+            return;
+        }
+        tokio::select! {
+            count = outcomes.recv_many(&mut arrived, BATCH_MAX), if open && desk.ready.len() < BATCH_MAX => {
+                open = count > 0;
+                desk.accept(arrived.drain(..));
+            }
+            Some(written) = writes.join_next() => {
+                match written {
+                    Ok(leases) => desk.written(&leases),
+                    // A bug of ours. Its jobs go back in half a minute, as those of a refused settle.
+                    Err(error) => tracing::error!(%error, "settle broke off"),
+                }
+                if writes.is_empty() {
+                    desk.in_flight.clear();
+                }
+                sealed.notify_one();
+            }
+        }
     }
 }

@@ -1,13 +1,18 @@
 //! Stored steps and memories of one job, written under its lease.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::{events::EventColumns, failure::Failure, store::Store};
+use crate::{
+    context::JobInfo,
+    events::{EventColumns, EventRow},
+    failure::Failure,
+    store::Store,
+};
 
 /// The database's side of one attempt. A lost connection is a transient failure of the attempt; a lost lease ends it.
 #[derive(Clone)]
@@ -16,8 +21,6 @@ pub(crate) struct StepTable {
     pub worker: Uuid,
     pub lease: i64,
     pub job: i64,
-    pub tenant: String,
-    pub kind: String,
     pub deployment: Uuid,
     /// False only where a look would surely find nothing.
     pub may_have_steps: bool,
@@ -47,9 +50,10 @@ impl StepTable {
         name: &str,
         done: bool,
         output: &Value,
-        events: EventColumns,
+        events: &[(Arc<JobInfo>, EventRow)],
         memories: &[Value],
     ) -> Result<(), Failure> {
+        let events = EventColumns::of(events);
         let held: bool = sqlx::query_scalar(
             "select backhaul.put_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
@@ -74,11 +78,11 @@ impl StepTable {
         if held { Ok(()) } else { Err(Failure::LeaseLost) }
     }
 
-    pub(crate) async fn memory(&self, resource: &str) -> Result<Option<Value>, Failure> {
+    pub(crate) async fn memory(&self, tenant: &str, kind: &str, resource: &str) -> Result<Option<Value>, Failure> {
         let row: Option<Json<Value>> =
             sqlx::query_scalar("select value from backhaul.memories where tenant = $1 and kind = $2 and resource = $3")
-                .bind(&self.tenant)
-                .bind(&self.kind)
+                .bind(tenant)
+                .bind(kind)
                 .bind(resource)
                 .fetch_optional(&self.store)
                 .await

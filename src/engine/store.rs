@@ -1,6 +1,6 @@
 //! The connection to Postgres, and the errors that come from there.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     PgPool,
@@ -15,7 +15,7 @@ const STATEMENT_MS_MAX: u64 = 30_000;
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     pooled: bool,
 }
 
@@ -89,7 +89,7 @@ impl Store {
                 text if text.contains("unsupported startup parameter") => StoreError::Pooler(text),
                 _ => StoreError::Database(error),
             })?;
-        Ok(Self { pool, options, pooled: pooler })
+        Ok(Self { pool, options: Arc::new(options), pooled: pooler })
     }
 
     /// The pool, for transactions and connections of one's own. For single statements use the store itself as executor:

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     apalis::{self, Outcomes},
     attempt::Workbench,
-    claim::{self, Claimed},
+    claim::{self, Claimed, Line, Wish},
     clock::Clock,
     hands::Hands,
     maintenance::{self, Signals},
@@ -176,8 +176,10 @@ async fn live(
         jobs,
         bell: &mut bell,
         kinds: bench.registry.labels(),
+        line: Line::default(),
         looked: Instant::now() - FULL_LOOK_EVERY,
         due_after: None,
+        caught_up: false,
     };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -270,11 +272,14 @@ struct Claims<'a> {
     signals: &'a Signals,
     metrics: &'a Metrics,
     options: &'a WorkerOptions,
-    jobs: mpsc::Sender<Claimed>,
+    jobs: mpsc::Sender<Arc<Claimed>>,
     bell: &'a mut Bell,
     kinds: Vec<String>,
+    line: Line,
     looked: Instant,
     due_after: Option<DateTime<Utc>>,
+    /// The last claim brought less than it could have.
+    caught_up: bool,
 }
 
 impl Claims<'_> {
@@ -312,6 +317,10 @@ impl Claims<'_> {
             self.hand_out(claimed);
             return Ok(());
         }
+        if let Some(pause) = self.bell.linger(self.signals.workers.load(Ordering::Relaxed)) {
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
         if self.bell.sign_on().await? {
             return Ok(());
         }
@@ -332,7 +341,15 @@ impl Claims<'_> {
         let full = self.looked.elapsed() >= FULL_LOOK_EVERY;
         let now = self.bench.clock.now();
         let after = if full { None } else { self.due_after };
-        let claimed = claim::claim(&self.bench.store, self.bench.worker, &self.kinds, want, after).await?;
+        let wish = Wish {
+            worker: self.bench.worker,
+            kinds: &self.kinds,
+            want,
+            due_after: after,
+            strays: self.caught_up && self.bell.is_awake(),
+        };
+        let claimed = self.line.claim(&self.bench.store, &wish).await?;
+        self.caught_up = claimed.len() < want;
         if full {
             self.looked = Instant::now();
             self.due_after = Some(now - DUE_LAG);
@@ -345,7 +362,7 @@ impl Claims<'_> {
         self.hands.take(claimed.iter().map(|one| (one.job.id, one.lease, one.cancel.clone())));
         for one in claimed {
             // The channel has a place for everything that may be in hand.
-            if let Err(refused) = self.jobs.try_send(one) {
+            if let Err(refused) = self.jobs.try_send(Arc::new(one)) {
                 let refused = refused.into_inner();
                 warn!(job_id = refused.job.id, "no place for a claimed job; it goes back with a later heartbeat");
                 self.hands.release(&[(refused.job.id, refused.lease)]);

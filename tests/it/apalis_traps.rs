@@ -21,10 +21,11 @@ async fn held(db: &Database) -> i64 {
 
 /// Waits until a worker has gone round its periodic tasks some more times: whatever it would do wrong, it has done.
 async fn a_while_later(db: &Database) {
-    let then: DateTime<Utc> =
-        db.one("select ran_at + interval '500 ms' from backhaul.maintenance where task = 'sweep'").await;
+    let then: DateTime<Utc> = db.one("select clock_timestamp() + interval '500 ms'").await;
     eventually("the worker has gone round", async || {
-        db.one::<DateTime<Utc>>("select ran_at from backhaul.maintenance where task = 'sweep'").await > then
+        // Before its first round it has gone round at -infinity.
+        let since = "select greatest(ran_at, '2000-01-01+00') from backhaul.maintenance where task = 'sweep'";
+        db.one::<DateTime<Utc>>(since).await > then
     })
     .await;
 }

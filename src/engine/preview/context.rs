@@ -5,14 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Subject;
 use crate::{
     clock::Clock,
     failure::Failure,
-    pacing::Pacer,
+    pacing::{Pacer, Ticket},
     steps::{StepTable, stored, unreachable_store},
     store::Store,
 };
@@ -20,6 +19,7 @@ use crate::{
 /// One preview's view of the job, or of the payload that could become one.
 pub struct PreviewContext {
     job: Option<i64>,
+    kind: String,
     enqueued_at: DateTime<Utc>,
     traceparent: Option<String>,
     reveals: bool,
@@ -44,8 +44,6 @@ impl PreviewContext {
             worker: Uuid::nil(),
             lease: 0,
             job: subject.job.unwrap_or(0),
-            tenant: subject.tenant.clone(),
-            kind: subject.kind.clone(),
             deployment,
             may_have_steps: subject.job.is_some(),
         };
@@ -54,14 +52,21 @@ impl PreviewContext {
             store: store.clone(),
             clock: clock.clone(),
             tenant: subject.tenant.clone(),
-            prepaid: Arc::default(),
-            claimed_at: Instant::now(),
-            probe: false,
-            backfill: false,
+            ticket: Arc::new(Ticket::new(None, false, false)),
         };
         let enqueued_at = subject.enqueued_at.unwrap_or(now);
         let traceparent = subject.traceparent.clone();
-        Ok(Self { job: subject.job, enqueued_at, traceparent, reveals, table, steps, clock, pacer })
+        Ok(Self {
+            job: subject.job,
+            kind: subject.kind.clone(),
+            enqueued_at,
+            traceparent,
+            reveals,
+            table,
+            steps,
+            clock,
+            pacer,
+        })
     }
 
     /// The job's id; `None` for a payload that is not enqueued.
@@ -71,7 +76,7 @@ impl PreviewContext {
 
     /// Whose work it is.
     pub fn tenant(&self) -> &str {
-        &self.table.tenant
+        &self.pacer.tenant
     }
 
     /// When the job was accepted; now, for a payload that is not enqueued.
@@ -117,6 +122,6 @@ impl PreviewContext {
 
     /// What the kind remembers of `resource` for this tenant, from earlier jobs.
     pub async fn memory(&self, resource: &str) -> Result<Option<Value>, Failure> {
-        self.table.memory(resource).await
+        self.table.memory(&self.pacer.tenant, &self.kind, resource).await
     }
 }
