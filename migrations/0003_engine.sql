@@ -111,17 +111,18 @@ begin
     return cardinality(v_ids);
 end $$;
 
--- Tokens a limit may save up: two hundredths of a minute's, which is what accrues while an idle worker sleeps.
+-- Tokens a limit may save up: what accrues in about half a second, for workers wake when there are some (next_due).
+-- One, and a part of the next: with room for just one, all that accrues until it is taken would be lost.
 create function backhaul.bucket_burst(p_per_minute integer) returns double precision
 language sql immutable as $$
-    select greatest(1, floor(p_per_minute * 0.02))
+    select 1 + p_per_minute * 0.009
 $$;
 
 -- Tokens a second that a limit earns: what is left of a minute's after the burst, over a minute and a second, because
 -- a request may leave a second after its token was granted. No 60 seconds see more requests than the limit.
 create function backhaul.bucket_rate(p_per_minute integer) returns double precision
 language sql immutable as $$
-    select greatest(p_per_minute - greatest(1, floor(p_per_minute * 0.02)), 0.5) / 61.0
+    select greatest(p_per_minute - (1 + p_per_minute * 0.009), 0.45) / 61.0
 $$;
 
 -- Takes up to `want` tokens of a bucket at once, so that its row is not hot. `wait_ms` is set where none was granted.
@@ -567,13 +568,25 @@ begin
     from backhaul.jobs j where j.id = v_job.id;
 end $$;
 
--- When the next scheduled job is due: how long an idle worker may sleep.
+-- When the next scheduled job is due, or a limit with jobs before it has tokens again or opens: how long an idle worker
+-- may sleep. Of a large limit it waits for a few tokens, a twentieth of a second's, because a claim for each is too many.
+-- A limit that has them already held nobody back, and wakes nobody.
 create function backhaul.next_due() returns timestamptz
 language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
     select min(d) from (
         select min(j.due_at) from backhaul.jobs j where j.due_at is not null and j.rescues < 2
         union all
         select min(j.due_at) from backhaul.jobs j where j.due_at is not null and j.rescues >= 2
+        union all
+        select min(r.ready_at) from (
+            select greatest(b.blocked_until, b.refilled_at + make_interval(secs =>
+                (greatest(1, backhaul.bucket_rate(b.per_minute) * 0.05) - b.tokens) / backhaul.bucket_rate(b.per_minute)))
+            from backhaul.cursors x
+            join backhaul.lanes l on l.id = x.lane
+            join backhaul.kinds k on k.kind = l.kind and k.version = l.version
+            join backhaul.buckets b on b.tenant = l.tenant and b.name = k.pacing[1]
+            where x.awake) r (ready_at)
+        where r.ready_at > clock_timestamp()
     ) u (d)
 $$;
 

@@ -334,6 +334,7 @@ pub(crate) async fn run(
         tokio::select! {
             count = outcomes.recv_many(&mut arrived, BATCH_MAX), if open && desk.ready.len() < BATCH_MAX => {
                 open = count > 0;
+                hands.end(arrived.iter().map(|settled| (settled.job.id, settled.lease)));
                 desk.accept(arrived.drain(..));
             }
             Some(written) = writes.join_next() => {

@@ -123,7 +123,7 @@ async fn live(
     register(&bench, &options).await?;
     info!(worker = %bench.worker, kinds = ?bench.registry.labels(), concurrency = options.concurrency, "working");
 
-    let hands = Arc::new(Hands::default());
+    let hands = Arc::new(Hands::new(options.concurrency + options.prefetch));
     let signals = Arc::new(Signals::default());
     let metrics = Arc::new(Metrics::new());
     let sealed = Arc::new(tokio::sync::Notify::new());
@@ -306,7 +306,7 @@ impl Claims<'_> {
         if self.signals.alone.load(Ordering::Relaxed) {
             return self.alone().await;
         }
-        let free = (self.options.concurrency + self.options.prefetch).saturating_sub(self.hands.count());
+        let free = self.hands.room();
         if free == 0 {
             self.hands.freed().await;
             return Ok(());

@@ -20,7 +20,7 @@ use crate::{
 /// Longest text of an error's causes.
 const DETAIL_BYTES_MAX: usize = 300;
 /// Idle connections kept per host; a tenant's concurrency is single digits.
-const IDLE_PER_HOST_MAX: usize = 16;
+const IDLE_PER_HOST_MAX: usize = 128;
 /// Shorter than the usual keep-alive of servers, so that a write seldom meets a connection that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
