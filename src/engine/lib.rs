@@ -9,6 +9,7 @@ mod claim;
 mod clock;
 mod context;
 mod decide;
+mod desk;
 pub mod events;
 mod failure;
 mod hands;

@@ -1,6 +1,6 @@
 //! Settle: outcomes become facts, as many in one transaction as finished since the last one.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     context::JobInfo,
     decide::{ErrorRecord, Facts, Verdict, decide},
+    desk::{BATCH_MAX, Desk},
     events::{self, EventColumns, EventRow, JobEvent},
     hands::{Hands, Held},
     metrics::Metrics,
@@ -23,20 +24,13 @@ use crate::{
     store::Store,
 };
 
-/// Most outcomes in one transaction.
-const BATCH_MAX: usize = 1_000;
-/// Settles at once: while one waits for the disk, the other executes.
-const AT_ONCE_MAX: usize = 2;
-/// Outcomes that are worth a second settle.
-const BESIDE_MIN: usize = 100;
-
 /// A finished attempt with its verdict.
 pub(crate) struct Settlement {
-    job: Arc<JobInfo>,
-    lease: i64,
-    probe: bool,
-    verdict: Verdict,
-    finished: Finished,
+    pub job: Arc<JobInfo>,
+    pub lease: i64,
+    pub probe: bool,
+    pub verdict: Verdict,
+    pub finished: Finished,
 }
 
 impl Settlement {
@@ -265,51 +259,6 @@ impl Batch {
     }
 }
 
-/// What waits to be written. The outcomes of one lease never lie in two settles at once: the one that ends the lease
-/// could commit first, and the other would be refused.
-struct Desk {
-    breaker: Breaker,
-    ready: Vec<Settlement>,
-    /// Outcomes of leases that a settle in flight has rows of.
-    behind: Vec<Settlement>,
-    in_flight: HashSet<i64>,
-}
-
-impl Desk {
-    fn accept(&mut self, arrived: impl IntoIterator<Item = Settlement>) {
-        for settled in arrived {
-            let queue = if self.in_flight.contains(&settled.lease) { &mut self.behind } else { &mut self.ready };
-            queue.push(settled);
-        }
-    }
-
-    /// The next batch, where it is worth a transaction beside `writing` others.
-    fn next(&mut self, writing: usize) -> Option<Vec<Settlement>> {
-        let enough = if writing == 0 { 1 } else { BESIDE_MIN };
-        if writing >= AT_ONCE_MAX || self.ready.len() < enough {
-            return None;
-        }
-        let batch: Vec<_> = self.ready.drain(..self.ready.len().min(BATCH_MAX)).collect();
-        self.in_flight.extend(batch.iter().map(|settled| settled.lease));
-        // What was left over may share a lease with it.
-        let rest = std::mem::take(&mut self.ready);
-        self.accept(rest);
-        Some(batch)
-    }
-
-    fn written(&mut self, leases: &[i64]) {
-        for lease in leases {
-            self.in_flight.remove(lease);
-        }
-        let behind = std::mem::take(&mut self.behind);
-        self.accept(behind);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.behind.is_empty()
-    }
-}
-
 /// Writes outcomes until the channel closes. A lone job waits for nothing; a busy worker batches hundreds, and has the
 /// next batch executed while the one before waits for the disk. A database that is away is waited for.
 pub(crate) async fn run(
@@ -319,20 +268,21 @@ pub(crate) async fn run(
     mut outcomes: mpsc::UnboundedReceiver<Settlement>,
     sealed: Arc<tokio::sync::Notify>,
 ) {
-    let mut desk = Desk { breaker: Breaker::default(), ready: vec![], behind: vec![], in_flight: HashSet::new() };
+    let mut desk = Desk::default();
+    let mut breaker = Breaker::default();
     let mut writes = JoinSet::new();
     let mut arrived = Vec::with_capacity(BATCH_MAX);
     let mut open = true;
     loop {
         while let Some(batch) = desk.next(writes.len()) {
-            let batch = Batch::of(batch, &hands, &bench, &mut desk.breaker, &metrics);
+            let batch = Batch::of(batch, &hands, &bench, &mut breaker, &metrics);
             writes.spawn(batch.settle(bench.clone(), hands.clone()));
         }
         if !open && writes.is_empty() && desk.is_empty() {
             return;
         }
         tokio::select! {
-            count = outcomes.recv_many(&mut arrived, BATCH_MAX), if open && desk.ready.len() < BATCH_MAX => {
+            count = outcomes.recv_many(&mut arrived, BATCH_MAX), if open && desk.has_room() => {
                 open = count > 0;
                 hands.end(arrived.iter().map(|settled| (settled.job.id, settled.lease)));
                 desk.accept(arrived.drain(..));
@@ -344,7 +294,7 @@ pub(crate) async fn run(
                     Err(error) => tracing::error!(%error, "settle broke off"),
                 }
                 if writes.is_empty() {
-                    desk.in_flight.clear();
+                    desk.quiet();
                 }
                 sealed.notify_one();
             }

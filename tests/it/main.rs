@@ -12,6 +12,7 @@ mod enqueue;
 mod explain;
 mod fairness;
 mod fencing;
+mod flow;
 mod fuzz;
 mod handshake;
 mod ingress;

@@ -24,8 +24,13 @@ async fn enqueue(connection: &mut PgConnection, n: i64) -> i64 {
 
 /// Claims by hand, as a worker that only the database knows.
 async fn claim(db: &Database, worker: Uuid) -> Vec<i64> {
-    sqlx::query_scalar("select id from backhaul.claim($1, array['toy@1'], 100, '-infinity')")
+    claim_of(db, worker, false).await
+}
+
+async fn claim_of(db: &Database, worker: Uuid, strays: bool) -> Vec<i64> {
+    sqlx::query_scalar("select id from backhaul.claim($1, array['toy@1'], 100, '-infinity', $2)")
         .bind(worker)
+        .bind(strays)
         .fetch_all(db.store.pool())
         .await
         .expect("claims")
@@ -72,6 +77,28 @@ async fn the_producer_with_the_newest_transaction_is_waited_for() {
         assert_eq!(sweep(&db).await, 1, "lost in round {round}");
         assert_eq!(claim(&db, worker).await, [late]);
     }
+}
+
+/// Where producers commit side by side, a worker that keeps up finds at its next look what it passed over, and does not
+/// wait for the sweep.
+#[tokio::test]
+async fn a_claim_that_keeps_up_finds_what_was_committed_behind_it() {
+    let db = database().await;
+    let worker = register(&db).await;
+    db.toys(&[Toy::new(1)]).await;
+    assert_eq!(claim(&db, worker).await.len(), 1, "the first job wakes the cursor");
+    let mut slow = session(&db).await;
+    let mut transaction = slow.begin().await.expect("begins");
+    let late = enqueue(&mut transaction, 2).await;
+    let next = db.toys(&[Toy::new(3)]).await;
+    assert_eq!(claim(&db, worker).await, next, "the cursor passes the slow job");
+    assert_eq!(claim_of(&db, worker, true).await, [] as [i64; 0], "it is not committed");
+    transaction.commit().await.expect("commits");
+    assert_eq!(claim(&db, worker).await, [] as [i64; 0], "it lies behind the cursor");
+    assert_eq!(claim_of(&db, worker, true).await, [late]);
+    // What is in a worker's hands lies behind the cursor too.
+    assert_eq!(claim_of(&db, worker, true).await, [] as [i64; 0]);
+    assert_eq!(sweep(&db).await, 0, "nothing is left for the sweep");
 }
 
 /// The same for events: the gap that the newest transaction left is looked at until it has ended.
