@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 
@@ -74,13 +74,10 @@ impl Receiver {
             .spawn()
             .context("cannot start the receiver")?;
         let output = child.stdout.take().context("the receiver has no output")?;
-        let mut line = String::new();
-        timeout(START_MAX, BufReader::new(output).read_line(&mut line))
-            .await
-            .context("the receiver did not start in time")??;
-        let Ok(addresses) = serde_json::from_str::<Addresses>(&line) else {
+        let told = timeout(START_MAX, addresses(output)).await.context("the receiver did not start in time")?;
+        let Some(addresses) = told else {
             let log = fs::read_to_string(dir.0.join("log")).unwrap_or_default();
-            bail!("the receiver did not start: {line:?} {}", log.chars().take(2_000).collect::<String>());
+            bail!("the receiver did not start: {}", log.chars().take(2_000).collect::<String>());
         };
         Ok(Self { child, url: format!("http://{}", addresses.public), dir })
     }
@@ -98,6 +95,19 @@ impl Receiver {
     pub(crate) async fn kill(mut self) -> Result<()> {
         self.child.kill().await.context("the receiver could not be killed")
     }
+}
+
+/// The JSON object that the receiver prints once it listens, over several lines. None where its output ends before.
+async fn addresses(output: ChildStdout) -> Option<Addresses> {
+    let mut lines = BufReader::new(output).lines();
+    let mut text = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        text.push_str(&line);
+        if let Ok(addresses) = serde_json::from_str(&text) {
+            return Some(addresses);
+        }
+    }
+    None
 }
 
 fn this_program(arguments: &[String], url: &str) -> Result<Command> {
