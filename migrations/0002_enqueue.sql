@@ -193,14 +193,18 @@ begin
                                 or jsonb_typeof(i.e -> 'ordering_key') not in ('string', 'number'))
                          or i.max_attempts !~ '^[1-9][0-9]{0,2}$'
                          or i.traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'
-                         or i.run_at is not null or i.deadline is not null
+                         or (i.run_at is null) <> (i.e ->> 'run_at' is null)
+                         or (i.deadline is null) <> (i.e ->> 'deadline' is null)
+                         or i.run_at not between '2000-01-01' and v_now + interval '5 years'
+                         or i.deadline <= greatest(i.run_at, v_now) or i.deadline > v_now + interval '10 years'
                     then backhaul.row_problem(i.e) end as problem,
                i.ikey, f.awake, f.lane, f.rank, f.version, f.max_attempts as kind_attempts, f.deadline as kind_deadline,
                f.idempotency_window, f.kind, f.tenant, f.path1, f.path2, i.max_attempts, i.run_at, i.deadline, i.okey,
                i.traceparent, i.payload
         from (select x.ord, x.id, x.head, x.e, x.e -> 'payload' as payload, x.e ->> 'idempotency_key' as ikey,
-                     x.e ->> 'ordering_key' as okey, x.e ->> 'max_attempts' as max_attempts, x.e ->> 'run_at' as run_at,
-                     x.e ->> 'deadline' as deadline, x.e ->> 'traceparent' as traceparent
+                     x.e ->> 'ordering_key' as okey, x.e ->> 'max_attempts' as max_attempts,
+                     backhaul.try_timestamptz(x.e ->> 'run_at') as run_at,
+                     backhaul.try_timestamptz(x.e ->> 'deadline') as deadline, x.e ->> 'traceparent' as traceparent
               from input x offset 0) i
         left join facts f on f.head = i.head
     ), keyed as materialized (
@@ -231,16 +235,16 @@ begin
         select c.lane, c.rank, min(c.ord) as ord
         from checked c left join told t on t.ord = c.ord
         where not c.awake and c.problem is null and coalesce(t.outcome, 'inserted') = 'inserted'
-          and case when c.problem is null and c.run_at is not null then c.run_at::timestamptz <= v_now else true end
+          and (c.run_at is null or c.run_at <= v_now)
         group by c.lane, c.rank
     ), stored as (
         insert into backhaul.jobs (id, lane, priority, version, max_attempts, seq, due_at, deadline_at, kind, tenant,
                                    ordering_key, idempotency_key, traceparent, payload)
         select c.id, c.lane, c.rank, c.version, coalesce(c.max_attempts::smallint, c.kind_attempts),
-               case when (c.awake or c.ord > w.ord) and (c.run_at is null or c.run_at::timestamptz <= v_now) then c.id end,
-               case when (c.awake or c.ord > w.ord) and (c.run_at is null or c.run_at::timestamptz <= v_now) then null
-                    else coalesce(c.run_at::timestamptz, clock_timestamp()) end,
-               coalesce(c.deadline::timestamptz, greatest(c.run_at::timestamptz, v_now) + c.kind_deadline),
+               case when (c.awake or c.ord > w.ord) and (c.run_at is null or c.run_at <= v_now) then c.id end,
+               case when (c.awake or c.ord > w.ord) and (c.run_at is null or c.run_at <= v_now) then null
+                    else coalesce(c.run_at, clock_timestamp()) end,
+               coalesce(c.deadline, greatest(c.run_at, v_now) + c.kind_deadline),
                c.kind, c.tenant, coalesce(c.okey, backhaul.derived_key(c.kind, c.path1, c.path2, c.payload)), c.ikey,
                c.traceparent, c.payload
         from checked c

@@ -88,8 +88,10 @@ pub(super) async fn run(bench: &Bench<'_>) -> Result<Round> {
 
     let books = Books::of(&answers);
     let lost = books.lost(&database).await?;
-    let mut case = Case::new("serve", u64::try_from(count)?, took).used(&cpu).left(i64::try_from(books.wrong)?);
-    case.done -= case.left;
+    // What was answered wrongly, or lost, is not done: so the small run of the tests fails by it.
+    let undone = i64::try_from(books.wrong + lost)?;
+    let mut case = Case::new("serve", u64::try_from(count)?, took).used(&cpu).left(undone);
+    case.done = case.done.saturating_sub(case.left);
     case.started = case.done;
     let latencies: Vec<f64> = answers.iter().map(|answer| answer.latency_ms).collect();
     let at = |q| quantile(&latencies, q).context("nothing was sent");
