@@ -179,8 +179,8 @@ begin
         from named n join backhaul.kinds k on k.kind = n.kind and k.version = n.version
         where n.tenant ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$' and n.rank is not null
     ), facts as materialized (
-        -- `awake` is null where there is no cursor.
-        select n.*, (select c.awake from backhaul.cursors c where c.lane = n.lane and c.priority = n.rank) as awake
+        -- `awake` is null where there is no cursor. A sum with days in it asks the time zone, so there is one for all.
+        select n.*, v_now + n.deadline as deadline_at, (select c.awake from backhaul.cursors c where c.lane = n.lane and c.priority = n.rank) as awake
         from known n
     ), checked as materialized (
         select i.ord, i.id,
@@ -199,7 +199,7 @@ begin
                          or i.deadline <= greatest(i.run_at, v_now) or i.deadline > v_now + interval '10 years'
                     then backhaul.row_problem(i.e) end as problem,
                i.ikey, f.awake, f.lane, f.rank, f.version, f.max_attempts as kind_attempts, f.deadline as kind_deadline,
-               f.idempotency_window, f.kind, f.tenant, f.path1, f.path2, i.max_attempts, i.run_at, i.deadline, i.okey,
+               f.deadline_at, f.idempotency_window, f.kind, f.tenant, f.path1, f.path2, i.max_attempts, i.run_at, i.deadline, i.okey,
                i.traceparent, i.payload
         from (select x.ord, x.id, x.head, x.e, x.e -> 'payload' as payload, x.e ->> 'idempotency_key' as ikey,
                      x.e ->> 'ordering_key' as okey, x.e ->> 'max_attempts' as max_attempts,
@@ -234,7 +234,7 @@ begin
         -- must be one that is due: the rest would wait until then.
         select c.lane, c.rank, min(c.ord) as ord
         from checked c left join told t on t.ord = c.ord
-        where not c.awake and c.problem is null and coalesce(t.outcome, 'inserted') = 'inserted'
+        where not c.awake and c.problem is null and (t.ord is null or t.outcome = 'inserted')
           and (c.run_at is null or c.run_at <= v_now)
         group by c.lane, c.rank
     ), stored as (
@@ -244,18 +244,19 @@ begin
                case when (c.awake or c.ord > w.ord) and (c.run_at is null or c.run_at <= v_now) then c.id end,
                case when (c.awake or c.ord > w.ord) and (c.run_at is null or c.run_at <= v_now) then null
                     else coalesce(c.run_at, clock_timestamp()) end,
-               coalesce(c.deadline, greatest(c.run_at, v_now) + c.kind_deadline),
+               case when c.deadline is not null then c.deadline when c.run_at > v_now then c.run_at + c.kind_deadline
+                    else c.deadline_at end,
                c.kind, c.tenant, coalesce(c.okey, backhaul.derived_key(c.kind, c.path1, c.path2, c.payload)), c.ikey,
                c.traceparent, c.payload
         from checked c
         left join told t on t.ord = c.ord
         left join wakers w on w.lane = c.lane and w.rank = c.rank
-        where c.problem is null and coalesce(t.outcome, 'inserted') = 'inserted'
+        where c.problem is null and (t.ord is null or t.outcome = 'inserted')
     )
     select c.ord::integer,
            case when c.problem is not null then null when t.ord is null then c.id
                 when t.outcome <> 'rejected' then t.job_id end,
-           case when c.problem is not null then 'rejected' else coalesce(t.outcome, 'inserted') end,
+           case when c.problem is not null then 'rejected' when t.ord is null then 'inserted' else t.outcome end,
            case when c.problem is not null then c.problem
                 when t.outcome = 'rejected' then
                     'idempotency_key_reused: the key belongs to job ' || t.job_id || ' with another payload' end
