@@ -67,6 +67,7 @@ struct Taken {
 }
 
 pub(super) async fn run(bench: &Bench<'_>) -> Result<Round> {
+    // The small run sends fewer than the receiver takes at once, so that no slow machine makes it send senders away.
     let rate: u32 = bench.size.pick(100, 500, 500);
     let count = rate as usize * bench.size.pick(2, 10, 60);
     let database = bench.server.empty().await?;
