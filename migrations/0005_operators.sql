@@ -24,6 +24,20 @@ begin
     return j;
 end $$;
 
+-- Wakes the cursor of a due job that is taken away: the rest of its batch may stand behind that cursor and count on the
+-- promotion of this one to wake it (see enqueue_many).
+create function backhaul.rouse(j backhaul.jobs) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if j.due_at is not null then
+        update backhaul.cursors c set awake = true, settled = false, cooling = null, served_at = clock_timestamp()
+        where c.lane = j.lane and c.priority = j.priority and not c.awake;
+        perform backhaul.wake();
+    end if;
+end $$;
+
 create function backhaul.cancel(job_id bigint, actor text, why text) returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -43,6 +57,7 @@ begin
                    where l.lane = j.lane and l.priority = j.priority and j.seq = any (l.seqs)) into v_running;
     delete from backhaul.jobs x where x.id = j.id;
     delete from backhaul.steps s where s.job_id = j.id;
+    perform backhaul.rouse(j);
     perform backhaul.append_event('dev.backhaul.job.cancelled', j.id, j.tenant, j.kind, j.traceparent,
         jsonb_build_object('actor', coalesce(cancel.actor, session_user), 'why', cancel.why, 'was_running', v_running));
     if v_running then
@@ -83,6 +98,7 @@ begin
     update backhaul.jobs x set seq = null, due_at = reschedule.run_at,
         deadline_at = greatest(x.deadline_at, reschedule.run_at + (x.deadline_at - x.enqueued_at))
     where x.id = j.id;
+    perform backhaul.rouse(j);
     -- A job that holds its ordering key keeps it over its retries, but not until another day.
     if j.ordering_key is not null and reschedule.run_at > clock_timestamp() then
         perform backhaul.hand_over(array[j.id]);

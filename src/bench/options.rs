@@ -59,6 +59,10 @@ pub struct Options {
     pub rounds: usize,
     /// Arguments of this program that lead to [`crate::worker_process`], for scenarios with several processes.
     pub worker_arguments: Vec<String>,
+    /// Arguments of this program that make the schema and register the product's kinds.
+    pub migrate_arguments: Vec<String>,
+    /// Arguments of this program that serve webhooks, on the addresses that it prints as JSON.
+    pub serve_arguments: Vec<String>,
     /// Whether this program was built with optimisations; stated in the report.
     pub optimised: bool,
 }

@@ -23,6 +23,8 @@ pub(crate) struct Bench<'a> {
     /// The server's first process, where it runs on this machine.
     pub postmaster: Option<u32>,
     pub worker_arguments: &'a [String],
+    pub migrate_arguments: &'a [String],
+    pub serve_arguments: &'a [String],
 }
 
 impl Bench<'_> {
@@ -66,6 +68,8 @@ async fn all(server: &Server, options: &Options, tell: &impl Fn(&str)) -> Result
                 round: number,
                 postmaster,
                 worker_arguments: &options.worker_arguments,
+                migrate_arguments: &options.migrate_arguments,
+                serve_arguments: &options.serve_arguments,
             };
             rounds.push(one(scenario, &bench).await.with_context(|| format!("the scenario {}", scenario.name()))?);
             server.drop_made().await;

@@ -5,6 +5,7 @@ mod bucket;
 mod enqueue;
 mod flow;
 mod http;
+mod ingress;
 mod latency;
 mod neighbour;
 mod rest;
@@ -67,6 +68,7 @@ scenarios! {
     Enqueue = enqueue,
     Bucket = bucket,
     Http = http,
+    Ingress = ingress,
     Rest = rest,
 }
 

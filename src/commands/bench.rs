@@ -21,7 +21,7 @@ const LOG: &str = "warn,backhaul_engine::attempt=info,sqlx=error";
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Scenarios: throughput, latency, flow, snapshot, backlog, tenants, neighbour, scheduled, enqueue, bucket, http, rest
+Scenarios: throughput, latency, flow, snapshot, backlog, tenants, neighbour, scheduled, enqueue, bucket, http, ingress, rest
 
 Examples:
   backhaul bench
@@ -76,7 +76,9 @@ pub(crate) async fn run(session: &Session, command: Bench) -> Result<()> {
         scenarios: command.scenarios,
         size: command.size,
         rounds: usize::from(command.rounds),
-        worker_arguments: vec!["bench".to_owned(), "worker-process".to_owned()],
+        worker_arguments: arguments(&["bench", "worker-process"]),
+        migrate_arguments: arguments(&["migrate"]),
+        serve_arguments: arguments(&["serve", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]),
         optimised: !cfg!(debug_assertions),
     };
     let report = backhaul_bench::run(options, stop.token(), |progress| eprintln!("{progress}")).await?;
@@ -85,4 +87,8 @@ pub(crate) async fn run(session: &Session, command: Bench) -> Result<()> {
         fs::write(path, format!("{text}\n")).with_context(|| format!("cannot write {}", path.display()))?;
     }
     table::write_out(&backhaul_bench::render(&report))
+}
+
+fn arguments(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }

@@ -101,6 +101,7 @@ scenarios! {
     enqueue;
     bucket, not measured when small: "used", not measured when small: "refused";
     http;
+    ingress;
     rest;
 }
 

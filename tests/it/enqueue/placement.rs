@@ -110,6 +110,50 @@ async fn placed_by_both_doors(database: &Database, env: &ToyEnv) -> i64 {
     placed
 }
 
+/// What stands for the rest of a batch must be due itself: nobody would wake the cursor for them before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_job_at_the_head_of_a_batch_holds_up_nobody() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let worker = Worker::start(&db, &env);
+    warmed_up(&db, &env, &["default"]).await;
+    fast_asleep(&db).await;
+    let later = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    let batch = json!([
+        {"kind": "toy", "payload": {"n": 1}, "run_at": later},
+        {"kind": "toy", "payload": {"n": 2}},
+        {"kind": "toy", "payload": {"n": 3}},
+    ]);
+    enqueue_many(db.store.pool(), &batch.to_string()).await.expect("enqueues");
+    eventually("the others run", async || db.unfinished().await == 1).await;
+    worker.stop().await;
+    assert_eq!((env.count(Some(1), "start"), env.count(Some(2), "end"), env.count(Some(3), "end")), (0, 1, 1));
+}
+
+/// The first of a batch may be taken away before anybody has promoted it; the rest stands behind a cursor that sleeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_batch_runs_without_its_first() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    for (n, decision) in [
+        (10, "select backhaul.cancel($1, 'me', 'test')"),
+        (20, "select backhaul.reschedule($1, now() + interval '1 day', 'me', 'test')"),
+    ] {
+        let worker = Worker::start(&db, &env);
+        warmed_up(&db, &env, &["default"]).await;
+        fast_asleep(&db).await;
+        worker.stop().await;
+        env.log.lock().expect("no panic under the lock").clear();
+        let batch = json!([{"kind": "toy", "payload": {"n": n}}, {"kind": "toy", "payload": {"n": n + 1}}]);
+        let answers = enqueue_many(db.store.pool(), &batch.to_string()).await.expect("enqueues");
+        sqlx::query(decision).bind(answers[0].1).execute(db.store.pool()).await.expect(decision);
+        let worker = Worker::start(&db, &env);
+        eventually("the second runs", async || env.count(Some(n + 1), "end") == 1).await;
+        worker.stop().await;
+        assert_eq!(env.count(Some(n), "start"), 0, "{decision}");
+    }
+}
+
 /// A place is taken at the insert and seen at the commit: others run past it meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_commits_late_is_not_forgotten() {
