@@ -11,6 +11,7 @@ mod dead;
 mod demo;
 mod doctor;
 mod enqueue;
+mod erase;
 pub(crate) mod exit;
 mod jobs;
 mod kinds;
@@ -83,6 +84,7 @@ enum Command {
     Queue(queue::Queue),
     #[command(subcommand)]
     Schedules(schedules::Schedules),
+    Erase(erase::Erase),
     #[command(subcommand)]
     Outbox(outbox::Outbox),
     #[cfg(feature = "demo")]
@@ -118,6 +120,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Parked(command) => on_runtime(&session, "parked", parked::run(&session, command)),
         Command::Queue(command) => on_runtime(&session, "queue", queue::run(&session, command)),
         Command::Schedules(command) => on_runtime(&session, "schedules", schedules::run(&session, command)),
+        Command::Erase(command) => on_runtime(&session, "erase", erase::run(&session, command)),
         Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),
         Command::Doctor(command) => on_runtime(&session, "doctor", doctor::run(&session, command)),
         #[cfg(feature = "bench")]

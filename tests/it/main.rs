@@ -9,6 +9,7 @@ mod conformance;
 mod crm_sync;
 mod demo;
 mod enqueue;
+mod erasure;
 mod explain;
 mod fairness;
 mod fencing;

@@ -55,6 +55,8 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select backhaul.schedule_trigger('s')", "o"),
     ("select backhaul.schedule_remove('s')", "o"),
     ("select * from backhaul.explain_job(1)", "orw"),
+    ("select * from backhaul.erase('acme', '{ann@example.com}', null, 'why')", "o"),
+    ("select actor, why from backhaul.erasures", "or"),
     // Working.
     ("select * from backhaul.claim(gen_random_uuid(), '{toy@1}', 1, now())", "w"),
     ("select * from backhaul.claim_alone(gen_random_uuid(), '{toy@1}')", "w"),
@@ -81,6 +83,9 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select backhaul.append_event('t', 1, 'acme', 'toy', null, '{}')", ""),
     ("select backhaul.bury('[]')", ""),
     ("select backhaul.hand_over('{1}')", ""),
+    ("select backhaul.erase_job(1, gen_random_uuid(), 'ann')", ""),
+    ("select * from backhaul.erase_events('acme', 'x', null, 1, null, null)", ""),
+    ("delete from backhaul.erasures", ""),
     ("select backhaul.promote(1, now())", ""),
     ("select backhaul.append_control('t', 'toy', 'acme', null, null)", ""),
     ("insert into backhaul.schedules (name, kind, tenant, payload, cron) values ('s', 'toy', 'a', '{}', '@daily')", ""),
