@@ -27,6 +27,7 @@ mod settings;
 mod simulate;
 #[cfg(feature = "demo")]
 mod simulated_profiles;
+mod stats;
 mod stop;
 mod table;
 mod work;
@@ -82,6 +83,7 @@ enum Command {
     Parked(parked::Parked),
     #[command(subcommand)]
     Queue(queue::Queue),
+    Stats(stats::Stats),
     #[command(subcommand)]
     Schedules(schedules::Schedules),
     Erase(erase::Erase),
@@ -119,6 +121,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Dead(command) => on_runtime(&session, "dead", dead::run(&session, command)),
         Command::Parked(command) => on_runtime(&session, "parked", parked::run(&session, command)),
         Command::Queue(command) => on_runtime(&session, "queue", queue::run(&session, command)),
+        Command::Stats(command) => on_runtime(&session, "stats", stats::run(&session, command)),
         Command::Schedules(command) => on_runtime(&session, "schedules", schedules::run(&session, command)),
         Command::Erase(command) => on_runtime(&session, "erase", erase::run(&session, command)),
         Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),

@@ -24,6 +24,7 @@ mod migrations;
 mod operate;
 mod operators;
 mod ordering;
+mod outcomes;
 mod pacing;
 mod plans;
 mod poison;

@@ -57,6 +57,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select * from backhaul.explain_job(1)", "orw"),
     ("select * from backhaul.erase('acme', '{ann@example.com}', null, 'why')", "o"),
     ("select actor, why from backhaul.erasures", "or"),
+    ("select * from backhaul.outcomes()", "or"),
     // Working.
     ("select * from backhaul.claim(gen_random_uuid(), '{toy@1}', 1, now())", "w"),
     ("select * from backhaul.claim_alone(gen_random_uuid(), '{toy@1}')", "w"),
@@ -83,6 +84,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select backhaul.append_event('t', 1, 'acme', 'toy', null, '{}')", ""),
     ("select backhaul.bury('[]')", ""),
     ("select backhaul.hand_over('{1}')", ""),
+    ("select backhaul.first_event_since(now())", ""),
     ("select backhaul.erase_job(1, gen_random_uuid(), 'ann')", ""),
     ("select * from backhaul.erase_events('acme', 'x', null, 1, null, null)", ""),
     ("delete from backhaul.erasures", ""),
