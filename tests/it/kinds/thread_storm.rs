@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::{profile::Setup, stage::Stage};
 use crate::support::Worker;
 
-const THREADS: usize = 40;
+/// Events where `BACKHAUL_TEST_STORM_EVENTS` says nothing: few enough for every run. 5000 are 500 threads.
+const EVENTS: usize = 400;
+/// Events of a thread, of which two are duplicates.
+const EVENTS_A_THREAD: usize = 10;
 const VERSIONS: u64 = 8;
-const DUPLICATES: usize = 80;
 /// Requests that were on their way when a 429 came back, and the moment that it takes to tell the fleet.
 const UNDER_WAY: TimeDelta = TimeDelta::milliseconds(500);
 
@@ -112,14 +114,17 @@ impl Source {
 /// keeps what the CRM had of its own, and nothing was sent before a Retry-After had passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_thread_equals_its_source_in_the_end() {
+    let wanted = std::env::var("BACKHAUL_TEST_STORM_EVENTS").ok().map(|text| text.parse().expect("a number of events"));
+    let threads = wanted.unwrap_or(EVENTS).div_ceil(EVENTS_A_THREAD);
+    let began = tokio::time::Instant::now();
     let stage = Stage::with(Setup::default()).await;
     let mut random = StdRng::seed_from_u64(20_260_102);
-    let sources: Vec<Source> = (0..THREADS).map(|number| Source::of(number, &mut random)).collect();
+    let sources: Vec<Source> = (0..threads).map(|number| Source::of(number, &mut random)).collect();
     for source in &sources {
         stage.write(Method::PUT, "social", &source.id, &source.data()).await;
     }
     let mut events: Vec<Value> = sources.iter().flat_map(|source| source.events.clone()).collect();
-    for _ in 0..DUPLICATES {
+    for _ in 0..2 * threads {
         events.push(events[random.random_range(0..events.len())].clone());
     }
     events.shuffle(&mut random);
@@ -155,6 +160,7 @@ async fn every_thread_equals_its_source_in_the_end() {
     let told = stage.event_types().await;
     assert_eq!(told.len(), events.len(), "every job ends in one event of its own");
     check_requests(&stage).await;
+    println!("{} events of {threads} threads in {:?}", events.len(), began.elapsed());
 }
 
 /// 429 in both forms on single requests, and 409 on single writes.
