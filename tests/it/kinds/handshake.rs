@@ -263,7 +263,7 @@ async fn an_asynchronous_query_is_looked_at_until_it_is_ready() {
     assert_eq!(asked["filters"], json!([{"property": "EntityId", "value": "ch_1"}]));
     assert_eq!(asked["serviceName"], "WebDeployments");
     let paths: Vec<&str> = requests[4..].iter().map(|request| request["path"].as_str().expect("a path")).collect();
-    assert!(paths.iter().all(|path| path.ends_with("/results")), "{paths:?}");
+    assert!(paths.iter().all(|path| path.contains("/results?pageSize=100")), "{paths:?}");
     let audited = &stage.told("handshake.audited").await[0];
     assert_eq!((&audited["pages"], &audited["entries"]), (&json!(3), &json!(251)));
     let waits: Vec<(Value,)> = stage

@@ -128,7 +128,7 @@ async fn every_thread_equals_its_source_in_the_end() {
         events.push(events[random.random_range(0..events.len())].clone());
     }
     events.shuffle(&mut random);
-    script_faults(&stage).await;
+    script_faults(&stage, threads.div_ceil(40)).await;
 
     let options = || WorkerOptions { concurrency: 8, prefetch: 8, ..Worker::options() };
     let workers: Vec<Worker> = (0..3).map(|_| stage.worker_with(options())).collect();
@@ -138,7 +138,7 @@ async fn every_thread_equals_its_source_in_the_end() {
             for batch in events.chunks(40) {
                 stage.enqueue("crm-sync", batch).await;
             }
-            stage.ended().await;
+            all_end(&stage, threads.div_ceil(40)).await;
             calm.cancel();
         },
         meddle(&stage, &sources, &calm),
@@ -163,14 +163,31 @@ async fn every_thread_equals_its_source_in_the_end() {
     println!("{} events of {threads} threads in {:?}", events.len(), began.elapsed());
 }
 
-/// 429 in both forms on single requests, and 409 on single writes.
-async fn script_faults(stage: &Stage) {
+/// Waits until every job has ended, with the patience for one round as many times as there are rounds.
+async fn all_end(stage: &Stage, rounds: usize) {
+    let patience = crate::support::PATIENCE * u32::try_from(rounds).expect("few rounds");
+    let ended = async {
+        while stage.database.unfinished().await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(patience, ended).await.expect("all jobs end");
+}
+
+/// 429 in both forms on single requests, and 409 on single writes, `rounds` times.
+async fn script_faults(stage: &Stage, rounds: usize) {
     let threads = json!({"class": "crm/threads"});
-    stage.fault_where(threads.clone(), json!({"nth": [15]}), json!({"status": 429, "retry_after_s": 1})).await;
-    stage.fault_where(threads, json!({"nth": [60]}), json!({"status": 429, "retry_after_date_s": 2})).await;
+    let each = |apart: usize, places: &[usize]| -> Value {
+        (0..rounds).flat_map(|round| places.iter().map(move |place| place + round * apart)).collect()
+    };
+    stage
+        .fault_where(threads.clone(), json!({"nth": each(90, &[15])}), json!({"status": 429, "retry_after_s": 1}))
+        .await;
+    stage.fault_where(threads, json!({"nth": each(90, &[60])}), json!({"status": 429, "retry_after_date_s": 2})).await;
     // Far enough apart that no job can meet four of them, which would be one conflict too many.
-    stage.fault("crm/threads", "PATCH", json!({"nth": [3, 19, 40, 66]}), json!({"status": 409})).await;
-    stage.fault("crm/threads", "PATCH", json!({"nth": [10, 31]}), json!({"reset": "after_commit"})).await;
+    let conflicts = json!({"nth": each(80, &[3, 19, 40, 66])});
+    stage.fault("crm/threads", "PATCH", conflicts, json!({"status": 409})).await;
+    stage.fault("crm/threads", "PATCH", json!({"nth": each(80, &[10, 31])}), json!({"reset": "after_commit"})).await;
 }
 
 /// Somebody else writes to the CRM's records while they are synced. Answers whose.
