@@ -11,6 +11,7 @@ mod dead;
 mod demo;
 mod doctor;
 mod enqueue;
+mod erase;
 pub(crate) mod exit;
 mod jobs;
 mod kinds;
@@ -26,6 +27,7 @@ mod settings;
 mod simulate;
 #[cfg(feature = "demo")]
 mod simulated_profiles;
+mod stats;
 mod stop;
 mod table;
 mod work;
@@ -81,8 +83,10 @@ enum Command {
     Parked(parked::Parked),
     #[command(subcommand)]
     Queue(queue::Queue),
+    Stats(stats::Stats),
     #[command(subcommand)]
     Schedules(schedules::Schedules),
+    Erase(erase::Erase),
     #[command(subcommand)]
     Outbox(outbox::Outbox),
     #[cfg(feature = "demo")]
@@ -117,7 +121,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Dead(command) => on_runtime(&session, "dead", dead::run(&session, command)),
         Command::Parked(command) => on_runtime(&session, "parked", parked::run(&session, command)),
         Command::Queue(command) => on_runtime(&session, "queue", queue::run(&session, command)),
+        Command::Stats(command) => on_runtime(&session, "stats", stats::run(&session, command)),
         Command::Schedules(command) => on_runtime(&session, "schedules", schedules::run(&session, command)),
+        Command::Erase(command) => on_runtime(&session, "erase", erase::run(&session, command)),
         Command::Outbox(command) => on_runtime(&session, "outbox", outbox::run(&session, command)),
         Command::Doctor(command) => on_runtime(&session, "doctor", doctor::run(&session, command)),
         #[cfg(feature = "bench")]

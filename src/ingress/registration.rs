@@ -52,6 +52,9 @@ impl Registrations {
         for profile in app.profiles.iter() {
             for source in &app.routes.sources {
                 let Some(registration) = &source.registration else { continue };
+                if registration.only_with.as_ref().is_some_and(|kind| !profile.kinds.contains_key(kind)) {
+                    continue;
+                }
                 let Some(public_url) = &profile.webhook.public_url else { continue };
                 let Some(provider) = profile.provider(&registration.provider) else { continue };
                 let url = format!("{}{}", public_url.as_str().trim_end_matches('/'), source.path_of(&profile.tenant));

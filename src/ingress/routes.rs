@@ -143,6 +143,8 @@ pub struct Registration {
     pub item: String,
     /// Bucket class of both.
     pub class: String,
+    /// Register only for tenants whose profile has a section for this job kind; `None`: for all.
+    pub only_with: Option<String>,
     /// Members that may hold the webhook's id.
     pub id: Vec<String>,
     /// Whether a repair replaces the webhook (PUT) or changes it (PATCH).

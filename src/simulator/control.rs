@@ -29,7 +29,7 @@ use crate::{
 /// Rows in one answer unless `limit` says otherwise.
 const LIMIT: usize = 100;
 /// Most rows in one answer.
-const LIMIT_MAX: usize = 10_000;
+const LIMIT_MAX: usize = 50_000;
 
 type Shared = State<Arc<App>>;
 type Answer = Result<Json<Value>, Problem>;

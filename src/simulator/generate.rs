@@ -31,7 +31,7 @@ pub(crate) struct Order {
     /// `interaction.created` and so on, or `THREAD_UPDATED` and so on.
     #[serde(default)]
     event_type: Option<String>,
-    /// Tenant whose social thread is told of.
+    /// Tenant whose social thread is told of, and whose webhook signs.
     #[serde(default)]
     tenant: Option<String>,
     /// Interaction or thread id; a new one for each event where absent.
@@ -46,6 +46,9 @@ pub(crate) struct Order {
     /// Signs with HMAC-SHA-256 in hex over `timestamp.rawbody`.
     #[serde(default)]
     secret: Option<String>,
+    /// Signs with the secret that the tenant's webhook of this name was registered with.
+    #[serde(default)]
+    signed_as: Option<String>,
     #[serde(default = "default_signature_header")]
     signature_header: String,
     #[serde(default = "default_timestamp_header")]
@@ -75,6 +78,7 @@ enum Channel {
     Chat,
     Sms,
     Social,
+    Profile,
 }
 
 fn one() -> u32 {
@@ -94,9 +98,15 @@ pub(crate) async fn generate(
     State(app): State<Arc<App>>,
     Json(body): Json<Value>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let order: Order = serde_json::from_value(body)?;
+    let mut order: Order = serde_json::from_value(body)?;
     if !(1..=COUNT_MAX).contains(&order.count) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("count is 1 to {COUNT_MAX}")));
+    }
+    if let Some(name) = &order.signed_as {
+        let secret = locked(&app.world).webhooks.secret(order.tenant.as_deref().unwrap_or("demo"), name);
+        let missing =
+            || Problem::new(StatusCode::NOT_FOUND, format!("no webhook {name:?} was registered with a secret"));
+        order.secret = Some(secret.ok_or_else(missing)?);
     }
     let target = target(&order.url, &app.options.post_hosts)?;
     let (mut delivered, mut failed, mut deliveries) = (0_u32, 0_u32, Vec::new());
@@ -187,6 +197,7 @@ fn event(app: &App, order: &Order) -> (String, Value) {
     let now = rfc3339(app.clock.now_ms());
     let (id, mut event) = match order.channel {
         Channel::Social => social(app, order, &now),
+        Channel::Profile => profile(order, &now),
         channel => interaction(channel, order, &now),
     };
     if let Some(patch) = &order.merge {
@@ -203,7 +214,7 @@ fn interaction(channel: Channel, order: &Order, now: &str) -> (String, Value) {
         Channel::Sms => {
             ("sms", json!({"customer": {"phoneNumber": "+15550002002"}, "message": {"body": "Simulated text message"}}))
         }
-        Channel::Voice | Channel::Social => {
+        Channel::Voice | Channel::Social | Channel::Profile => {
             ("voice", json!({"customer": {"phoneNumber": "+15550001001"}, "queue": {"name": "General"}}))
         }
     };
@@ -215,6 +226,18 @@ fn interaction(channel: Channel, order: &Order, now: &str) -> (String, Value) {
         "eventType": order.event_type.as_deref().unwrap_or("interaction.created"),
         "timestamp": now,
         "data": data,
+    });
+    (id, event)
+}
+
+fn profile(order: &Order, now: &str) -> (String, Value) {
+    let id = order.id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    let event = json!({
+        "eventId": order.event_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
+        "webhookId": "sim-webhook",
+        "eventType": order.event_type.as_deref().unwrap_or("PROFILE_UPDATED"),
+        "timestamp": now,
+        "data": {"profileId": id},
     });
     (id, event)
 }

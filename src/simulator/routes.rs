@@ -116,6 +116,8 @@ pub(crate) enum Route {
     Channels,
     Channel(String),
     AuditQuery,
+    AuditTransaction(String),
+    AuditResults(String),
     SocialThread(String),
     Threads,
     Thread(String),
@@ -176,6 +178,8 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
         ["api", "v2", "audits", "query"] | ["api", "v2", "auditlog" | "auditlogs" | "audit"] => {
             (Route::AuditQuery, Class::GenesysAudit)
         }
+        ["api", "v2", "audits", "query", id] => (with_id(id, Route::AuditTransaction), Class::GenesysAudit),
+        ["api", "v2", "audits", "query", id, "results"] => (with_id(id, Route::AuditResults), Class::GenesysAudit),
         ["api", "v2", "auditlog" | "auditlogs" | "audit", "query"] => (Route::AuditQuery, Class::GenesysAudit),
         ["api", "v1", "threads"] | ["threads"] => (Route::Threads, Class::CrmThreads),
         ["api", "v1", "threads", id] | ["threads", id] => (with_id(id, Route::Thread), Class::CrmThreads),

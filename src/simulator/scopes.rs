@@ -65,7 +65,9 @@ fn accepted_scopes(method: &Method, route: &Route) -> &'static [&'static str] {
             &["webchat:webchat:write", "webchat:webchat:view", "webchat:webchat:read"]
         }
         Route::Channels | Route::Channel(_) => &["webchat:webchat:write"],
-        Route::AuditQuery => &["auditlog:auditlog:read", "audits:audit:view"],
+        Route::AuditQuery | Route::AuditTransaction(_) | Route::AuditResults(_) => {
+            &["auditlog:auditlog:read", "audits:audit:view"]
+        }
         Route::SocialThread(_) => &["social:read", "interactions:read"],
         // The CRM's documents name no scopes; the others are not behind a token, or not there.
         Route::Threads | Route::Thread(_) | Route::Token | Route::Callback | Route::Socket => &[],

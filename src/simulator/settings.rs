@@ -37,6 +37,8 @@ pub struct Settings {
     pub thread_messages_max: usize,
     /// How many entries the audit trail of an untouched channel holds.
     pub audit_entries: u32,
+    /// How often a transaction of the audit trail is looked at before it is ready.
+    pub audit_looks: u32,
     /// Life of a token in seconds, unless its client has a life of its own.
     pub token_expires_in_s: u32,
     /// Requests in any window of 60 s per (tenant, client, class); a class that is absent is unlimited.
@@ -99,6 +101,7 @@ impl Default for Settings {
             thread_ids: ThreadIds::Any,
             thread_messages_max: 0,
             audit_entries: 250,
+            audit_looks: 2,
             token_expires_in_s: 3600,
             limits: documented_limits(),
             socket: SocketSettings::default(),

@@ -97,6 +97,16 @@ pub(crate) struct Webhooks {
     lists: HashMap<String, Vec<Webhook>>,
 }
 
+impl Webhooks {
+    /// The secret that the tenant's webhook of that name was registered with.
+    pub(crate) fn secret(&self, tenant: &str, name: &str) -> Option<String> {
+        let lists = ["cxone", "social", "genesys"].map(|list| self.lists.get(&format!("{tenant}/{list}")));
+        let mut all = lists.into_iter().flatten().flatten();
+        let ours = all.find(|one| one.body.get("name").is_some_and(|own| own == name))?;
+        ours.body.get("secret").and_then(Value::as_str).map(str::to_owned)
+    }
+}
+
 /// The list a call is about: CXone's, CXone's social one, or Genesys's.
 fn list_key(call: &Call<'_>) -> String {
     let list = if call.social_webhooks { "social" } else { call.class.provider() };

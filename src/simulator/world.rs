@@ -160,6 +160,8 @@ impl World {
             ("GET", Route::Channel(id)) => channels::get(self, call, id),
             ("PUT", Route::Channel(id)) => channels::put(self, call, id),
             ("GET" | "POST", Route::AuditQuery) => crate::audit::query(self, call),
+            ("GET", Route::AuditTransaction(id)) => crate::audit::transaction(self, call, id),
+            ("GET", Route::AuditResults(id)) => crate::audit::results(self, call, id),
             ("GET", Route::SocialThread(id)) => social::get(self, call, id),
             ("POST", Route::Threads) => crm::create(self, call),
             ("GET", Route::Thread(id)) => crm::get(self, call, id),

@@ -116,6 +116,8 @@ fn the_new_commands_have_help_with_examples() {
         &["schedules", "pause"],
         &["jobs", "explain"],
         &["jobs", "reschedule"],
+        &["erase"],
+        &["stats"],
     ] {
         let output = binary().args(command).arg("--help").output().expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -124,6 +124,7 @@ async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
     assert!(worker.wait().expect("ends").success());
     let metrics = exports.try_iter().find(|export| export.path == "/v1/metrics").expect("metrics were exported");
     assert!(contains(&metrics.body, "backhaul"), "the engine's metrics are among them");
+    assert!(contains(&metrics.body, "backhaul.job.success_ratio"), "one job ended, so there is a ratio");
 }
 
 #[tokio::test]

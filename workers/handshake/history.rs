@@ -8,9 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::HandshakeSettings;
 use crate::{
-    api::audit::{Audit, Query},
+    api::audit::{Audit, Query, State, Via},
     trail::Trail,
 };
+
+/// Transactions that are asked for before the query is given up: one that fails says nothing of the next.
+const TRANSACTIONS_MAX: usize = 3;
+/// A transaction that is not ready by then never will be.
+const READY_AFTER_MAX: TimeDelta = TimeDelta::hours(1);
+/// First and longest pause between two looks at a transaction.
+const LOOK_AGAIN_MIN: TimeDelta = TimeDelta::seconds(1);
+const LOOK_AGAIN_MAX: TimeDelta = TimeDelta::seconds(60);
+
+/// A query that was taken, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    transaction: String,
+    at: DateTime<Utc>,
+}
 
 /// One page as its step keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,17 +88,26 @@ pub(super) async fn read(
     days: u64,
 ) -> Result<(), Failure> {
     let now = ctx.now();
+    let ahead = TimeDelta::seconds(i64::from(settings.audit_ahead_s));
     let back = TimeDelta::days(i64::try_from(days).unwrap_or(1));
     let window: Window =
-        ctx.step("audit-window", |_| async { Ok(Done::new(Window { start: now - back, end: now })) }).await?;
-    let query = Query { channel_id, start: window.start, end: window.end, via: settings.audit_via };
+        ctx.step("audit-window", |_| async { Ok(Done::new(Window { start: now - back, end: now + ahead })) }).await?;
+    let (via, service) = (settings.audit_via, settings.audit_service.as_str());
+    let query = Query { channel_id, start: window.start, end: window.end, via, service };
+    let transaction = match via {
+        Via::Get | Via::Post => None,
+        Via::AsyncQuery => Some(transaction(ctx, audit, &query).await?),
+    };
     let mut reader = Reader::default();
     let mut cursor: Option<String> = None;
     let truncated = loop {
         let step = format!("audit-page-{}", reader.pages + 1);
         let page: Kept = ctx
             .step(&step, |_| async {
-                let page = audit.page(&query, cursor.as_deref()).await?;
+                let page = match &transaction {
+                    Some(transaction) => audit.results(transaction, cursor.as_deref()).await?,
+                    None => audit.page(&query, cursor.as_deref()).await?,
+                };
                 Ok(Done::new(Kept { ids: page.ids, next: page.next }))
             })
             .await?;
@@ -100,6 +124,39 @@ pub(super) async fn read(
         .with("window_start", window.start.to_rfc3339())
         .with("window_end", window.end.to_rfc3339());
     ctx.step("audit", |_| async { Ok(Done::new(()).audit(trail.event())) }).await
+}
+
+/// Asks for the query and looks at it until it is ready. Between two looks the job lets go of its worker.
+async fn transaction(ctx: &mut JobContext, audit: &Audit<'_>, query: &Query<'_>) -> Result<String, Failure> {
+    for nth in 1..=TRANSACTIONS_MAX {
+        let now = ctx.now();
+        let asked: Asked = ctx
+            .step(&format!("audit-query-{nth}"), |_| async {
+                Ok(Done::new(Asked { transaction: audit.ask(query).await?, at: now }))
+            })
+            .await?;
+        let waited = ctx.now() - asked.at;
+        let look_again = ctx.now() + (waited / 2).clamp(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
+        let state: State = ctx
+            .step(&format!("audit-ready-{nth}"), |_| async {
+                let state = audit.state(&asked.transaction).await?;
+                if state != State::Pending {
+                    return Ok(Done::new(state));
+                }
+                if waited > READY_AFTER_MAX {
+                    let message = "the platform has worked on the query for an hour, and is not done";
+                    return Err(Failure::permanent("audit_query_stuck", message));
+                }
+                let message = "the platform is working on the query";
+                Err(Failure::snoozed(look_again, "audit_query_pending", message))
+            })
+            .await?;
+        if state == State::Ready {
+            return Ok(asked.transaction);
+        }
+    }
+    let message = format!("{TRANSACTIONS_MAX} transactions failed at the platform, one after the other");
+    Err(Failure::permanent("audit_query_failed", message))
 }
 
 #[cfg(test)]

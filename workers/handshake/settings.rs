@@ -20,6 +20,11 @@ pub struct HandshakeSettings {
     pub send_secret: bool,
     /// How the audit query travels.
     pub audit_via: Via,
+    /// The service whose trail is asked for, where queries are transactions.
+    pub audit_service: String,
+    /// How far the window reaches beyond our clock, in seconds: the platform stamps what the job has just changed with
+    /// its own, which may be ahead.
+    pub audit_ahead_s: u32,
     /// Most pages of one audit query.
     pub audit_pages_max: usize,
     /// Most entries of one audit query.
@@ -33,6 +38,8 @@ impl Default for HandshakeSettings {
             health_event: "routing:conversation:analytic".to_owned(),
             send_secret: true,
             audit_via: Via::Get,
+            audit_service: "WebDeployments".to_owned(),
+            audit_ahead_s: 60,
             audit_pages_max: 200,
             audit_entries_max: 20_000,
         }
@@ -59,6 +66,12 @@ impl HandshakeSettings {
         if self.health_event.is_empty() || self.health_event.len() > 256 {
             problems.push("health_event: must have 1 to 256 bytes".to_owned());
         }
+        if self.audit_service.is_empty() || self.audit_service.len() > 128 {
+            problems.push("audit_service: must have 1 to 128 bytes".to_owned());
+        }
+        if self.audit_ahead_s > 300 {
+            problems.push(format!("audit_ahead_s: {} is not from 0 to 300", self.audit_ahead_s));
+        }
         if !(1..=200).contains(&self.audit_pages_max) {
             problems.push(format!("audit_pages_max: {} is not from 1 to 200", self.audit_pages_max));
         }
@@ -78,13 +91,17 @@ mod tests {
         assert_eq!(HandshakeSettings::default().problems(), Vec::<String>::new());
         let settings = HandshakeSettings {
             health_event: String::new(),
+            audit_service: String::new(),
+            audit_ahead_s: 301,
             audit_pages_max: 201,
             audit_entries_max: 0,
             ..HandshakeSettings::default()
         };
-        assert_eq!(settings.problems().len(), 3);
-        let read = serde_json::from_value::<HandshakeSettings>(serde_json::json!({"audit_via": "post"}));
-        assert_eq!(read.expect("settings").audit_via, Via::Post);
+        assert_eq!(settings.problems().len(), 5);
+        for (word, via) in [("post", Via::Post), ("async_query", Via::AsyncQuery)] {
+            let read = serde_json::from_value::<HandshakeSettings>(serde_json::json!({ "audit_via": word }));
+            assert_eq!(read.expect("settings").audit_via, via);
+        }
         assert!(serde_json::from_value::<HandshakeSettings>(serde_json::json!({"create": true})).is_err());
     }
 }

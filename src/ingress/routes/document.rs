@@ -100,6 +100,7 @@ struct RegistrationText {
     list: String,
     item: String,
     class: String,
+    only_with: Option<String>,
     id: Vec<String>,
     #[serde(default = "put")]
     update: String,
@@ -269,11 +270,15 @@ impl Reader {
         if !text.body.values().any(|value| value == "{url}") {
             self.problem(&at, "body must have a member \"{url}\", which takes our address");
         }
+        if let Some(kind) = &text.only_with {
+            self.name(&at, kind);
+        }
         Registration {
             provider: text.provider,
             list: text.list,
             item: text.item,
             class: text.class,
+            only_with: text.only_with,
             id: text.id,
             replace: text.update == "PUT",
             body: text.body,

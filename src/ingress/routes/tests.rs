@@ -14,6 +14,7 @@ fn the_shipped_routes_serve_the_contracts_paths() {
     let expected = [
         ("/webhooks/acme/cxone", "/webhooks/cxone"),
         ("/api/webhooks/acme/cxone-threads", "/api/webhooks/cxone-threads"),
+        ("/webhooks/acme/cxone-profiles", "/webhooks/cxone-profiles"),
     ];
     assert_eq!(paths, expected.map(|(own, bare)| (own.to_owned(), bare.to_owned())));
 }

@@ -63,6 +63,8 @@ pub(super) const GENESYS: Defaults = Defaults {
         ("webhooks", "/api/v2/webhooks"),
         ("webhook", "/api/v2/webhooks/{webhookId}"),
         ("audit", "/api/v2/audits/query"),
+        ("audit_transaction", "/api/v2/audits/query/{transactionId}"),
+        ("audit_results", "/api/v2/audits/query/{transactionId}/results"),
     ],
     buckets: &[("channels", 200), ("webhooks", 200), ("audit", 200), ("token", TOKEN_PER_MINUTE)],
     // The login host differs from the API's, so that there is nothing to derive it from.

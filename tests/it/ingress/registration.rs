@@ -28,10 +28,14 @@ async fn writes(simulator: &SimulatorProcess) -> Vec<(String, String)> {
 }
 
 async fn settled(receiver: &super::receiver::Receiver, word: &str) {
-    eventually(&format!("both registrations are {word}"), async || {
+    settled_all(receiver, 2, word).await;
+}
+
+async fn settled_all(receiver: &super::receiver::Receiver, count: usize, word: &str) {
+    eventually(&format!("{count} registrations are {word}"), async || {
         let metrics = receiver.admin("/api/metrics").await;
         let states = metrics["registrations"].as_array().cloned().unwrap_or_default();
-        states.len() == 2 && states.iter().all(|state| state["state"] == word)
+        states.len() == count && states.iter().all(|state| state["state"] == word)
     })
     .await;
 }
@@ -81,4 +85,48 @@ async fn an_upstream_that_is_down_keeps_nobody_waiting() {
     settled(&receiver, "retrying").await;
     simulator.delete("/_sim/faults").await;
     settled(&receiver, "created").await;
+}
+
+/// Covers row 129: two starts register one webhook for changes of profiles, and only for a tenant that enriches. Its
+/// events verify, because the secret that it was registered with is the one that the receiver knows; nobody else's do.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhook_for_profiles_is_registered_once_and_its_events_verify() {
+    let simulator = SimulatorProcess::start(&scratch("ingress-profile-simulator"), &[]).await;
+    let tables =
+        tables(&simulator.url) + "[kinds.enrichment]\nlegal_basis = \"6(1)(f)\"\nhash_key_file = \"hash-key\"\n";
+    let setup = Setup { tables, webhook: PUBLIC_URL.to_owned(), alone: true, ..Setup::default() };
+    let house = House::new("profile-changes", &setup).await;
+    std::fs::write(house.dir.join("profiles/client-secret"), "sim-secret").expect("writable");
+    std::fs::write(house.dir.join("hash-key"), "test-secret-for-hashing-payloads").expect("writable");
+    for (word, posts) in [("created", 3), ("found", 3)] {
+        let receiver = house.serve(&setup).await;
+        settled_all(&receiver, 3, word).await;
+        let made = writes(&simulator).await;
+        assert!(made.len() == posts && made.iter().all(|(method, _)| method == "POST"), "{made:?}");
+        receiver.kill();
+    }
+    let receiver = house.serve(&setup).await;
+    let send = async |more: Value| {
+        let mut order = json!({"url": format!("{}/webhooks/acme/cxone-profiles", receiver.public), "channel": "profile",
+            "tenant": "acme", "id": "6f1c0f8e-7a34-4a0e-9a53-2f60d9b6a1c4"});
+        order.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let reply = client.post(format!("{}/_sim/generate", simulator.url)).json(&order).send().await.expect("answers");
+        let told: Value = reply.json().await.expect("JSON");
+        told["deliveries"][0]["http"].clone()
+    };
+    let ours = json!({"signed_as": "cxone_profile_enrichment_sync"});
+    assert_eq!(send(ours.clone()).await, 200);
+    let merged = json!({"signed_as": "cxone_profile_enrichment_sync", "event_type": "PROFILE_MERGED",
+        "merge": {"data": {"survivorProfileId": "7a1c0f8e-7a34-4a0e-9a53-2f60d9b6a1c4"}}});
+    assert_eq!(send(merged).await, 200);
+    assert_eq!(send(json!({"secret": "made-up-on-the-spot"})).await, 401);
+    let payloads = house.payloads().await;
+    let told: Vec<(&Value, &Value)> = payloads
+        .iter()
+        .map(|(_, payload)| (&payload["target"], &payload["event"]["normalizedContext"]["survivorProfileId"]))
+        .collect();
+    let survivor = json!("7a1c0f8e-7a34-4a0e-9a53-2f60d9b6a1c4");
+    assert_eq!(told, [(&json!("profile-changes"), &Value::Null), (&json!("profile-changes"), &survivor)]);
+    assert_eq!(payloads[0].1["event"]["profileId"], "6f1c0f8e-7a34-4a0e-9a53-2f60d9b6a1c4");
 }

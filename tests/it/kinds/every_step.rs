@@ -5,90 +5,20 @@
 //! simulator of these tests knows no idempotency keys and takes duplicates, so that nothing but conditions and readings
 //! back keeps a write from happening twice.
 
+mod cases;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use self::cases::{
+    ASYNC_AUDIT, CRM_SYNC, Case, DELIVER, ENRICHMENT, ENRICHMENT_LATER, HANDSHAKE, RECONCILE, ROLLBACK, WIDGET_LATER,
+    WIDGET_PATCH,
+};
 use super::{
     doors::{self, Doors},
     profile::Setup,
     stage::Stage,
-};
-
-/// One kind's job, for any resource.
-#[derive(Clone, Copy)]
-struct Case {
-    kind: &'static str,
-    /// Tables of the tenant's profile.
-    kinds: &'static str,
-    /// The payload for a resource: its number, its id, and the address of a good socket.
-    payload: fn(&Stage, usize, &str, &str) -> Value,
-    /// Class, method, and whether the resource's id is in the body rather than in the path, of each kind of call.
-    calls: &'static [(&'static str, &'static str, bool)],
-}
-
-const WIDGET_PATCH: Case = Case {
-    kind: "widget-patch",
-    kinds: "",
-    payload: |stage, _, id, _| {
-        json!({"configurationId": id, "theme": {"primary": "#abc"},
-            "eventListeners": [{"event": "message_sent", "action": "track_latency"}],
-            "callbackUrl": format!("{}/{id}", stage.callback_url())})
-    },
-    calls: &[
-        ("cxone/webchat", "GET", false),
-        ("cxone/webchat", "PATCH", false),
-        ("cxone/webchat", "POST", false),
-        ("callback", "POST", false),
-    ],
-};
-
-/// Jobs come in pairs that share an e-mail address: the second one's profile is merged into the first one's.
-const ENRICHMENT: Case = Case {
-    kind: "enrichment",
-    kinds: "",
-    payload: |_, n, id, _| {
-        json!({"profileId": id, "mergeStrategy": "APPEND", "sourceSystem": "crm_main",
-            "attributes": {"interests": [n], "email": format!("ann{}@example.com", n / 2)}})
-    },
-    calls: &[("cxone/profiles", "GET", false), ("cxone/profiles", "PATCH", false)],
-};
-
-const CRM_SYNC: Case = Case {
-    kind: "crm-sync",
-    kinds: "[kinds.crm-sync]\nchunk = 1\n",
-    payload: |_, _, id, _| {
-        let message = |m: usize| json!({"id": format!("m{m}"), "text": "text", "timestamp": "2026-01-02T09:00:00Z", "authorId": "p1"});
-        let data = json!({"threadId": id, "version": 1, "participants": [{"id": "p1", "role": "AGENT"}],
-            "messages": [message(1), message(2), message(3)]});
-        json!({"threadId": id, "event": "THREAD_UPDATED", "timestamp": "2026-01-02T10:00:00Z", "data": data})
-    },
-    calls: &[("crm/threads", "GET", false), ("crm/threads", "POST", true), ("crm/threads", "PATCH", false)],
-};
-
-const HANDSHAKE: Case = Case {
-    kind: "handshake",
-    kinds: "",
-    payload: |_, _, id, tls| {
-        json!({"mode": "apply_and_probe", "channelId": id, "channel": {
-                "name": "Web shop", "enabled": true, "webchatUrl": tls, "corsAllowedOrigins": ["https://allowed.example"],
-                "authProviderId": "auth-1", "webchatId": "webchat-1"},
-            "audit": {}, "healthCallbackUrl": "https://hooks.example.com/health"})
-    },
-    calls: &[
-        ("genesys/channels", "GET", false),
-        ("genesys/channels", "PUT", false),
-        ("genesys/webhooks", "POST", true),
-        ("genesys/audit", "GET", false),
-    ],
-};
-
-/// Delivered at least once, under one id.
-const DELIVER: Case = Case {
-    kind: "deliver",
-    kinds: "",
-    payload: |stage, n, id, _| json!({"url": format!("{}/{id}", stage.callback_url()), "event": {"n": n}}),
-    calls: &[("callback", "POST", false)],
 };
 
 /// The pair of jobs that nobody disturbs.
@@ -98,8 +28,31 @@ impl Case {
     async fn stage(&self) -> Stage {
         let simulator = Some(json!({
             "honour_idempotency_keys": false, "append_blindly": true, "webhook_duplicates": "allowed",
+            // A job that looks again needs a settle, which a job of its batch before a door would hold up.
+            "audit_looks": 0,
         }));
-        Stage::with(Setup { kinds: self.kinds.to_owned(), simulator, ..Setup::default() }).await
+        let (kinds, probe) = (self.kinds.to_owned(), self.probe.to_owned());
+        let stage = Stage::with(Setup { kinds, probe, simulator, ..Setup::default() }).await;
+        for (class, method, status) in self.answers {
+            stage.fault(class, method, json!({}), json!({"status": status, "commit": true})).await;
+        }
+        stage
+    }
+
+    /// Every job has ended as it should.
+    async fn check_ends(&self, stage: &Stage) {
+        match self.dies_of {
+            None => stage.all_done().await,
+            Some(reason) => {
+                let dead = stage.dead().await;
+                assert!(dead.values().all(|own| own == reason), "{dead:?}");
+                let done: i64 = stage
+                    .database
+                    .one("select count(*) from backhaul.events where type = 'dev.backhaul.job.completed'")
+                    .await;
+                assert_eq!(done, 0);
+            }
+        }
     }
 
     /// Of one width, so that no id is a part of another.
@@ -131,7 +84,7 @@ impl Case {
             self.enqueue(stage, [n]).await;
             stage.work_at_once().await;
         }
-        stage.all_done().await;
+        self.check_ends(stage).await;
         let mut rows = Vec::new();
         for row in doors::recorded_rows(&stage.database).await {
             if !rows.contains(&row) {
@@ -156,7 +109,7 @@ impl Case {
 
     /// Every job is done, has told each thing once, and has written no more than an undisturbed one.
     async fn check(&self, stage: &Stage, numbers: &[usize], jobs: &[i64]) {
-        stage.all_done().await;
+        self.check_ends(stage).await;
         let mut requests = Vec::new();
         for class in self.calls.iter().map(|(class, ..)| class).collect::<BTreeSet<_>>() {
             requests.extend(stage.requests(class).await);
@@ -194,7 +147,10 @@ impl Case {
                 let thread = stage.document("threads", id).await;
                 assert_eq!(thread["messages"].as_array().map(Vec::len), Some(3), "{thread}");
             }
-            "handshake" => assert_eq!(stage.document("channels", id).await["name"], "Web shop"),
+            "handshake" => {
+                let name = if self.dies_of.is_none() { "Web shop".to_owned() } else { format!("Channel {id}") };
+                assert_eq!(stage.document("channels", id).await["name"], name);
+            }
             "enrichment" => {
                 // The profile that is left is the first one of the pair; this server adds what it is sent.
                 let second: usize = id.rsplit('-').next().and_then(|n| n.parse().ok()).expect("a number");
@@ -263,7 +219,10 @@ async fn repeated(case: Case) {
     stage.work_at_once().await;
     assert_eq!(doors::refused(&stage.database).await, i64::try_from(refusals.len()).expect("fits"));
     let faults = stage.get("faults").await;
-    for rule in faults["faults"].as_array().expect("a list") {
+    let rules = faults["faults"].as_array().expect("a list");
+    let losses = rules.iter().filter(|rule| rule.to_string().contains("after_commit"));
+    assert_eq!(losses.clone().count(), case.calls.len());
+    for rule in losses {
         assert_eq!(rule["fired"], 1, "{rule}");
     }
     case.check(&stage, &numbers, &jobs).await;
@@ -328,4 +287,51 @@ async fn crm_sync_repeated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn handshake_repeated() {
     repeated(HANDSHAKE).await;
+}
+
+/// Covers row 30, row 201: accepted for later, then killed at each look; nothing is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_writes_killed_at_every_row() {
+    killed_at_every_row(WIDGET_LATER).await;
+    killed_at_every_row(ENRICHMENT_LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_writes_repeated() {
+    repeated(WIDGET_LATER).await;
+    repeated(ENRICHMENT_LATER).await;
+}
+
+/// Covers row 178, row 201 for reconciliations.
+#[tokio::test(flavor = "multi_thread")]
+async fn reconcile_killed_at_every_row() {
+    killed_at_every_row(RECONCILE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconcile_repeated() {
+    repeated(RECONCILE).await;
+}
+
+/// Covers row 158, row 201 for audit queries that the platform works on in the background.
+#[tokio::test(flavor = "multi_thread")]
+async fn asynchronous_audit_killed_at_every_row() {
+    killed_at_every_row(ASYNC_AUDIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asynchronous_audit_repeated() {
+    repeated(ASYNC_AUDIT).await;
+}
+
+/// Covers row 142, row 201: killed at any moment of putting it back, the old channel stands there again, and was put
+/// back once.
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_killed_at_every_row() {
+    killed_at_every_row(ROLLBACK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_repeated() {
+    repeated(ROLLBACK).await;
 }

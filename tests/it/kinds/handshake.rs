@@ -210,8 +210,7 @@ async fn paging_goes_on_where_it_stopped() {
     assert_eq!(stage.exchanges("genesys/token").await.len(), 2);
     let audited = &stage.told("handshake.audited").await[0];
     assert_eq!(audited["pages"], 3);
-    // The job's own change counts where the two clocks agree that it lies within the window.
-    assert!([250, 251].contains(&audited["entries"].as_u64().unwrap_or(0)), "{audited}");
+    assert_eq!(audited["entries"], 251, "250 views and the job's own change: {audited}");
 
     // The second page shows entries of the first one again.
     let overlapping = Stage::new().await;
@@ -239,4 +238,57 @@ async fn a_failed_query_is_no_failed_probe() {
         ["handshake.applied", "handshake.probed", "handshake.origin_policy_checked", "handshake.audit_failed"]
     );
     assert!(stage.told("handshake.probed").await[0]["latency_ms"].is_u64());
+}
+
+/// A stage whose audit queries are transactions.
+async fn asynchronous() -> Stage {
+    Stage::with(Setup { kinds: "[kinds.handshake]\naudit_via = \"async_query\"\n".to_owned(), ..Setup::default() })
+        .await
+}
+
+/// Covers row 157, row 158 for queries that the platform works on in the background: asked for once, looked at without
+/// costing a try, and read page by page, each page once, though one of them is refused with 401 and one with 429.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asynchronous_query_is_looked_at_until_it_is_ready() {
+    let stage = asynchronous().await;
+    let results = json!({"class": AUDIT, "path_contains": "/results"});
+    stage.fault_where(results.clone(), json!({"nth": [2]}), json!({"status": 401})).await;
+    stage.fault_where(results, json!({"nth": [3]}), json!({"status": 429, "retry_after_s": 1})).await;
+    stage.done(KIND, &[with_audit()]).await;
+    let requests = stage.requests(AUDIT).await;
+    let told: Vec<String> = requests.iter().map(super::stage::exchange).collect();
+    let looks = ["POST 202", "GET 200", "GET 200", "GET 200"];
+    assert_eq!(told, [&looks[..], &["GET 200", "GET 401", "GET 200", "GET 429", "GET 200"]].concat());
+    let asked = &requests[0]["body"];
+    assert_eq!(asked["filters"], json!([{"property": "EntityId", "value": "ch_1"}]));
+    assert_eq!(asked["serviceName"], "WebDeployments");
+    let paths: Vec<&str> = requests[4..].iter().map(|request| request["path"].as_str().expect("a path")).collect();
+    assert!(paths.iter().all(|path| path.contains("/results?pageSize=100")), "{paths:?}");
+    let audited = &stage.told("handshake.audited").await[0];
+    assert_eq!((&audited["pages"], &audited["entries"]), (&json!(3), &json!(251)));
+    let waits: Vec<(Value,)> = stage
+        .database
+        .rows("select payload -> 'attempt' from backhaul.outbox_events where type = 'dev.backhaul.job.snoozed'")
+        .await;
+    assert_eq!(waits, [(json!(0),), (json!(0),)], "two looks too early, and no try lost");
+}
+
+/// A transaction that fails, or that the platform has forgotten, is asked for anew, and not for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_transactions_are_asked_for_anew() {
+    let stage = asynchronous().await;
+    let looks = json!({"class": AUDIT, "method": "GET"});
+    stage.fault_where(looks.clone(), json!({"nth": [1]}), json!({"body": {"state": "Failed"}})).await;
+    stage.fault_where(looks, json!({"nth": [1]}), json!({"status": 404})).await;
+    stage.done(KIND, &[with_audit()]).await;
+    let asked = stage.sent(AUDIT, "POST").await.len();
+    assert_eq!((asked, stage.told("handshake.audited").await[0]["entries"].clone()), (3, json!(251)));
+
+    let never = asynchronous().await;
+    let looks = json!({"class": AUDIT, "method": "GET"});
+    never.fault_where(looks, json!({}), json!({"body": {"state": "Cancelled"}})).await;
+    let jobs = never.run(KIND, &[with_audit()]).await;
+    assert_eq!(never.dead().await[&jobs[0]], "audit_query_failed");
+    assert_eq!(never.exchanges(AUDIT).await, ["POST 202", "GET 200"].repeat(3));
+    assert_eq!(never.event_types().await, ["handshake.applied", "handshake.audit_failed"]);
 }

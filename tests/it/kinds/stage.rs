@@ -276,8 +276,10 @@ impl Stage {
     pub(super) async fn requests(&self, class: &str) -> Vec<Value> {
         // Callbacks carry no token; their tenant is in the path.
         let whose = if class == "callback" { "path" } else { "tenant" };
-        let record = self.get(&format!("record?{whose}={}&class={class}&limit=10000", self.tenant)).await;
-        record["requests"].as_array().expect("a list").clone()
+        let record = self.get(&format!("record?{whose}={}&class={class}&limit=50000", self.tenant)).await;
+        let requests = record["requests"].as_array().expect("a list").clone();
+        assert!(requests.len() < 50_000, "there may be more than the simulator lists");
+        requests
     }
 
     /// Methods and statuses of this tenant's requests of one class, as `PATCH 200`.

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::{profile::Setup, stage::Stage};
 use crate::support::Worker;
 
-const THREADS: usize = 40;
+/// Events where `BACKHAUL_TEST_STORM_EVENTS` says nothing: few enough for every run. 5000 are 500 threads.
+const EVENTS: usize = 400;
+/// Events of a thread, of which two are duplicates.
+const EVENTS_A_THREAD: usize = 10;
 const VERSIONS: u64 = 8;
-const DUPLICATES: usize = 80;
 /// Requests that were on their way when a 429 came back, and the moment that it takes to tell the fleet.
 const UNDER_WAY: TimeDelta = TimeDelta::milliseconds(500);
 
@@ -112,18 +114,21 @@ impl Source {
 /// keeps what the CRM had of its own, and nothing was sent before a Retry-After had passed.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_thread_equals_its_source_in_the_end() {
+    let wanted = std::env::var("BACKHAUL_TEST_STORM_EVENTS").ok().map(|text| text.parse().expect("a number of events"));
+    let threads = wanted.unwrap_or(EVENTS).div_ceil(EVENTS_A_THREAD);
+    let began = tokio::time::Instant::now();
     let stage = Stage::with(Setup::default()).await;
     let mut random = StdRng::seed_from_u64(20_260_102);
-    let sources: Vec<Source> = (0..THREADS).map(|number| Source::of(number, &mut random)).collect();
+    let sources: Vec<Source> = (0..threads).map(|number| Source::of(number, &mut random)).collect();
     for source in &sources {
         stage.write(Method::PUT, "social", &source.id, &source.data()).await;
     }
     let mut events: Vec<Value> = sources.iter().flat_map(|source| source.events.clone()).collect();
-    for _ in 0..DUPLICATES {
+    for _ in 0..2 * threads {
         events.push(events[random.random_range(0..events.len())].clone());
     }
     events.shuffle(&mut random);
-    script_faults(&stage).await;
+    script_faults(&stage, threads.div_ceil(40)).await;
 
     let options = || WorkerOptions { concurrency: 8, prefetch: 8, ..Worker::options() };
     let workers: Vec<Worker> = (0..3).map(|_| stage.worker_with(options())).collect();
@@ -133,7 +138,7 @@ async fn every_thread_equals_its_source_in_the_end() {
             for batch in events.chunks(40) {
                 stage.enqueue("crm-sync", batch).await;
             }
-            stage.ended().await;
+            all_end(&stage, threads.div_ceil(40)).await;
             calm.cancel();
         },
         meddle(&stage, &sources, &calm),
@@ -155,16 +160,34 @@ async fn every_thread_equals_its_source_in_the_end() {
     let told = stage.event_types().await;
     assert_eq!(told.len(), events.len(), "every job ends in one event of its own");
     check_requests(&stage).await;
+    println!("{} events of {threads} threads in {:?}", events.len(), began.elapsed());
 }
 
-/// 429 in both forms on single requests, and 409 on single writes.
-async fn script_faults(stage: &Stage) {
+/// Waits until every job has ended, with the patience for one round as many times as there are rounds.
+async fn all_end(stage: &Stage, rounds: usize) {
+    let patience = crate::support::PATIENCE * u32::try_from(rounds).expect("few rounds");
+    let ended = async {
+        while stage.database.unfinished().await > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(patience, ended).await.expect("all jobs end");
+}
+
+/// 429 in both forms on single requests, and 409 on single writes, `rounds` times.
+async fn script_faults(stage: &Stage, rounds: usize) {
     let threads = json!({"class": "crm/threads"});
-    stage.fault_where(threads.clone(), json!({"nth": [15]}), json!({"status": 429, "retry_after_s": 1})).await;
-    stage.fault_where(threads, json!({"nth": [60]}), json!({"status": 429, "retry_after_date_s": 2})).await;
+    let each = |apart: usize, places: &[usize]| -> Value {
+        (0..rounds).flat_map(|round| places.iter().map(move |place| place + round * apart)).collect()
+    };
+    stage
+        .fault_where(threads.clone(), json!({"nth": each(90, &[15])}), json!({"status": 429, "retry_after_s": 1}))
+        .await;
+    stage.fault_where(threads, json!({"nth": each(90, &[60])}), json!({"status": 429, "retry_after_date_s": 2})).await;
     // Far enough apart that no job can meet four of them, which would be one conflict too many.
-    stage.fault("crm/threads", "PATCH", json!({"nth": [3, 19, 40, 66]}), json!({"status": 409})).await;
-    stage.fault("crm/threads", "PATCH", json!({"nth": [10, 31]}), json!({"reset": "after_commit"})).await;
+    let conflicts = json!({"nth": each(80, &[3, 19, 40, 66])});
+    stage.fault("crm/threads", "PATCH", conflicts, json!({"status": 409})).await;
+    stage.fault("crm/threads", "PATCH", json!({"nth": each(80, &[10, 31])}), json!({"reset": "after_commit"})).await;
 }
 
 /// Somebody else writes to the CRM's records while they are synced. Answers whose.

@@ -1,0 +1,77 @@
+-- How jobs fared: shares and latencies over a window, from the event log. Nothing is counted elsewhere, so nothing can
+-- disagree with the audit trail.
+
+-- The first event of a window. Ids and times grow together, so a handful of looks finds it; whoever asks leaves out
+-- what is older after all. At most two million events back: on a log that grows faster the window is shorter, and
+-- `counted_from` below says so.
+create function backhaul.first_event_since(p_since timestamptz) returns bigint
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+declare
+    v_high bigint := coalesce((select e.id from backhaul.events e order by e.id desc limit 1), 0);
+    v_low bigint := greatest(0, v_high - 2000000);
+    v_middle bigint;
+    v_at timestamptz;
+begin
+    while v_low < v_high loop
+        v_middle := (v_low + v_high) / 2;
+        select e.occurred_at into v_at from backhaul.events e where e.id > v_middle order by e.id limit 1;
+        -- A minute of slack for clocks and for transactions that took their number early.
+        if v_at >= p_since - interval '1 minute' then
+            v_high := v_middle;
+        else
+            v_low := v_middle + 1;
+        end if;
+    end loop;
+    return v_low;
+end $$;
+
+-- One row for each kind and tenant that something happened to; a share of nothing is null and never 0. Every attempt
+-- counts with its time, also those that failed. A worker's crash has no time.
+create function backhaul.outcomes(since timestamptz default null, of_kind text default null, of_tenant text default null)
+returns table (kind text, tenant text, completed bigint, dead bigint, success_ratio numeric, attempts bigint,
+               failures bigint, latency_avg_ms numeric, latency_p50_ms bigint, latency_p95_ms bigint,
+               latency_p99_ms bigint, failure_latency_avg_ms numeric, counted_from timestamptz)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_since timestamptz := coalesce(outcomes.since, clock_timestamp() - interval '1 hour');
+    v_first bigint := backhaul.first_event_since(v_since);
+begin
+    return query
+    select o.kind, o.tenant,
+        count(*) filter (where o.name = 'completed'),
+        count(*) filter (where o.name = 'dead'),
+        round(100.0 * count(*) filter (where o.name = 'completed')
+            / nullif(count(*) filter (where o.name in ('completed', 'dead')), 0), 2),
+        count(*),
+        count(*) filter (where o.name <> 'completed'),
+        round(avg(o.ms), 1),
+        percentile_disc(0.5) within group (order by o.ms),
+        percentile_disc(0.95) within group (order by o.ms),
+        percentile_disc(0.99) within group (order by o.ms),
+        round(avg(o.ms) filter (where o.name <> 'completed'), 1),
+        min(o.occurred_at)
+    from (select e.kind, e.tenant, e.occurred_at, substring(e.type from 18) as name,
+                 (convert_from(e.data, 'UTF8')::jsonb ->> 'latency_ms')::bigint as ms
+          from backhaul.events e
+          where e.id >= v_first and e.occurred_at >= v_since
+            and e.type in ('dev.backhaul.job.completed', 'dev.backhaul.job.dead', 'dev.backhaul.job.retried',
+                           'dev.backhaul.job.throttled')
+            and (of_kind is null or e.kind = of_kind) and (of_tenant is null or e.tenant = of_tenant)) o
+    group by o.kind, o.tenant order by o.kind, o.tenant;
+end $$;
+comment on function backhaul.outcomes is 'Success ratio in percent and latencies by kind and tenant since a time, an hour ago by default.';
+
+-- A schema's default privileges do not take back what every new function grants to everybody.
+revoke all on all functions in schema backhaul from public;
+grant execute on function backhaul.outcomes to backhaul_operator, backhaul_reader;
