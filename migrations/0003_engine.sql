@@ -810,7 +810,16 @@ begin
         from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint)
         where c.for_ms = 0 and x.tenant = c.tenant and x.name = c.bucket and x.probing;
     end if;
-    delete from backhaul.leases l where l.id = any (p_ended) and l.worker = p_worker;
+    -- The worker believes that nothing of them is left. It may be wrong: an outcome was refused, or a server that lost
+    -- its last commits (a crash without synchronous commit, a standby that took over) has a job back that was settled.
+    -- Without its lease such a job would lie behind its cursor's floor, where nobody looks; with it, the next
+    -- heartbeats give it back. A lease's places ascend.
+    delete from backhaul.leases l where l.id = any (p_ended) and l.worker = p_worker
+        and (select true from backhaul.jobs j
+             where j.lane = l.lane and j.priority = l.priority
+               and j.seq between l.seqs[1] and l.seqs[cardinality(l.seqs)]
+               and array_position(l.seqs, j.seq) is not null
+             order by j.seq limit 1) is null;
     return v_refused;
 end $$;
 
