@@ -606,6 +606,7 @@ declare
     h record;
     v_next bigint;
     v_parked boolean;
+    v_soon timestamptz;
 begin
     -- Waits for claims that are parking a job behind one of these keys; the look for the next one below therefore
     -- sees what they parked.
@@ -615,22 +616,25 @@ begin
     loop
         loop
             v_next := null;
+            -- A claim that met one of the key's jobs while this had the key's row put it back for 5 ms (reserve_keys):
+            -- it could run all the same, and a later one must not go first.
+            v_soon := clock_timestamp() + interval '5 ms';
             if h.late is not null then
                 select j.id, j.seq is null and j.due_at is null into v_next, v_parked from backhaul.jobs j
                 where j.tenant = h.tenant and j.ordering_key between h.ordering_key and h.ordering_key
-                  and j.id >= h.late and j.id < h.job_id and (j.due_at is null or j.due_at <= clock_timestamp())
+                  and j.id >= h.late and j.id < h.job_id and (j.due_at is null or j.due_at <= v_soon)
                 order by j.ordering_key, j.id limit 1;
             end if;
             if v_next is null then
                 select j.id, j.seq is null and j.due_at is null into v_next, v_parked from backhaul.jobs j
                 where j.tenant = h.tenant and j.ordering_key between h.ordering_key and h.ordering_key
-                  and j.id > h.job_id and (j.due_at is null or j.due_at <= clock_timestamp())
+                  and j.id > h.job_id and (j.due_at is null or j.due_at <= v_soon)
                 order by j.ordering_key, j.id limit 1;
             end if;
             if v_next is null then
                 select j.id, j.seq is null and j.due_at is null into v_next, v_parked from backhaul.jobs j
                 where j.tenant = h.tenant and j.ordering_key between h.ordering_key and h.ordering_key
-                  and j.id < h.job_id and (j.due_at is null or j.due_at <= clock_timestamp())
+                  and j.id < h.job_id and (j.due_at is null or j.due_at <= v_soon)
                 order by j.ordering_key, j.id limit 1;
             end if;
             exit when v_next is null or not v_parked;
