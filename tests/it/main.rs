@@ -33,6 +33,7 @@ mod poison;
 mod pooler;
 mod preview;
 mod private_cluster;
+mod properties;
 mod protocol;
 mod roles;
 mod schedules;
