@@ -148,9 +148,11 @@ create table backhaul.workers (
     heartbeat_at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
 
--- One batch of one cursor in one worker's hands. Its row is the fence: who cannot lock it may not write.
+-- One batch of one cursor in one worker's hands. Its row is the fence: who cannot lock it may not write. Ids are drawn
+-- at random and not counted: claims commit without waiting for the disk, and a server that crashes would count what it
+-- forgot once more. A worker that knows the forgotten lease would settle, and end, the new one of the same number.
 create table backhaul.leases (
-    id bigint generated always as identity primary key,
+    id bigint primary key default (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775807),
     worker uuid not null,
     lane integer not null,
     priority smallint not null,

@@ -606,6 +606,7 @@ declare
     h record;
     v_next bigint;
     v_parked boolean;
+    v_soon timestamptz;
 begin
     -- Waits for claims that are parking a job behind one of these keys; the look for the next one below therefore
     -- sees what they parked.
@@ -615,22 +616,25 @@ begin
     loop
         loop
             v_next := null;
+            -- A claim that met one of the key's jobs while this had the key's row put it back for 5 ms (reserve_keys):
+            -- it could run all the same, and a later one must not go first.
+            v_soon := clock_timestamp() + interval '5 ms';
             if h.late is not null then
                 select j.id, j.seq is null and j.due_at is null into v_next, v_parked from backhaul.jobs j
                 where j.tenant = h.tenant and j.ordering_key between h.ordering_key and h.ordering_key
-                  and j.id >= h.late and j.id < h.job_id and (j.due_at is null or j.due_at <= clock_timestamp())
+                  and j.id >= h.late and j.id < h.job_id and (j.due_at is null or j.due_at <= v_soon)
                 order by j.ordering_key, j.id limit 1;
             end if;
             if v_next is null then
                 select j.id, j.seq is null and j.due_at is null into v_next, v_parked from backhaul.jobs j
                 where j.tenant = h.tenant and j.ordering_key between h.ordering_key and h.ordering_key
-                  and j.id > h.job_id and (j.due_at is null or j.due_at <= clock_timestamp())
+                  and j.id > h.job_id and (j.due_at is null or j.due_at <= v_soon)
                 order by j.ordering_key, j.id limit 1;
             end if;
             if v_next is null then
                 select j.id, j.seq is null and j.due_at is null into v_next, v_parked from backhaul.jobs j
                 where j.tenant = h.tenant and j.ordering_key between h.ordering_key and h.ordering_key
-                  and j.id < h.job_id and (j.due_at is null or j.due_at <= clock_timestamp())
+                  and j.id < h.job_id and (j.due_at is null or j.due_at <= v_soon)
                 order by j.ordering_key, j.id limit 1;
             end if;
             exit when v_next is null or not v_parked;
@@ -810,7 +814,16 @@ begin
         from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint)
         where c.for_ms = 0 and x.tenant = c.tenant and x.name = c.bucket and x.probing;
     end if;
-    delete from backhaul.leases l where l.id = any (p_ended) and l.worker = p_worker;
+    -- The worker believes that nothing of them is left. It may be wrong: an outcome was refused, or a server that lost
+    -- its last commits (a crash without synchronous commit, a standby that took over) has a job back that was settled.
+    -- Without its lease such a job would lie behind its cursor's floor, where nobody looks; with it, the next
+    -- heartbeats give it back. A lease's places ascend.
+    delete from backhaul.leases l where l.id = any (p_ended) and l.worker = p_worker
+        and (select true from backhaul.jobs j
+             where j.lane = l.lane and j.priority = l.priority
+               and j.seq between l.seqs[1] and l.seqs[cardinality(l.seqs)]
+               and array_position(l.seqs, j.seq) is not null
+             order by j.seq limit 1) is null;
     return v_refused;
 end $$;
 

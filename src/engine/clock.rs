@@ -24,3 +24,20 @@ impl Clock {
         self.ahead_us.store((now - Utc::now()).num_microseconds().unwrap_or(0), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Covers row 212: a host whose clock is wrong has the database's time all the same.
+    #[test]
+    fn a_wrong_host_clock_does_not_count() {
+        for hours in [-1, 1, 24 * 365] {
+            let clock = Clock::default();
+            let database = Utc::now() + TimeDelta::hours(hours);
+            clock.set(database);
+            let off = clock.clone().now() - database;
+            assert!(off >= TimeDelta::zero() && off < TimeDelta::minutes(1), "{hours} h: {off}");
+        }
+    }
+}

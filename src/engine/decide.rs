@@ -7,7 +7,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Cause, Failure};
+use crate::{
+    events::without_nul,
+    failure::{Cause, Failure},
+};
 
 /// First pause of the persisted backoff.
 const BACKOFF_BASE_MS: u64 = 1_000;
@@ -119,13 +122,12 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
     match failure {
         Failure::LeaseLost => Verdict::Nothing,
         Failure::Permanent(cause) => Verdict::Dead { error: record("permanent", cause, None) },
-        Failure::Conflict { base, ours, theirs } => Verdict::Dead {
-            error: record(
-                "conflict",
-                Cause::new("conflict", "somebody else changed what this job wants to change"),
-                Some(json!({ "base": base, "ours": ours, "theirs": theirs })),
-            ),
-        },
+        Failure::Conflict { base, ours, theirs } => {
+            let mut documents = json!({ "base": base, "ours": ours, "theirs": theirs });
+            without_nul(&mut documents);
+            let cause = Cause::new("conflict", "somebody else changed what this job wants to change");
+            Verdict::Dead { error: record("conflict", cause, Some(documents)) }
+        }
         Failure::Throttled { bucket, until, cause } => {
             if now >= facts.deadline_at {
                 return Verdict::Dead { error: record("deadline", cause, None) };

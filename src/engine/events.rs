@@ -135,12 +135,29 @@ pub(crate) fn of_kind(event: AuditEvent, job: &JobInfo, step: Option<&str>, at: 
     }
     let mut value = Value::Object(members);
     bound_numbers(&mut value);
+    without_nul(&mut value);
     EventRow {
         event_id: event_id(at),
         occurred_at: at,
         event_type: Cow::Owned(format!("{TYPE_PREFIX}{}", event.event_type)),
-        subject: event.subject,
+        subject: event.subject.replace('\0', "\u{fffd}"),
         data: serde_json_canonicalizer::to_vec(&value).unwrap_or_else(|_| value.to_string().into_bytes()),
+    }
+}
+
+/// Replaces the one character that no text of Postgres can hold, and no `jsonb`.
+pub(crate) fn without_nul(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{fffd}"),
+        Value::Array(items) => items.iter_mut().for_each(without_nul),
+        Value::Object(members) => {
+            if members.keys().any(|name| name.contains('\0')) {
+                let named = std::mem::take(members).into_iter();
+                *members = named.map(|(name, value)| (name.replace('\0', "\u{fffd}"), value)).collect();
+            }
+            members.values_mut().for_each(without_nul);
+        }
+        Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {}
     }
 }
 

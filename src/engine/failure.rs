@@ -123,9 +123,10 @@ impl Failure {
 }
 
 impl Cause {
-    /// A cause with its message bounded.
+    /// A cause with its message bounded, and without the one character that Postgres cannot store: upstreams' words are
+    /// in it, and a settle that is refused for one of its jobs is refused for all.
     pub fn new(code: &'static str, error: impl Display) -> Self {
-        let mut message = format!("{error:#}");
+        let mut message = format!("{error:#}").replace('\0', "\u{fffd}");
         if message.len() > MESSAGE_BYTES_MAX {
             let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
             message.truncate(cut);

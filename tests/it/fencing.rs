@@ -3,15 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use backhaul_engine::WorkerOptions;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Database, PATIENCE, Toy, ToyEnv, Worker, database, eventually};
+use crate::support::{Database, Ledger, PATIENCE, Toy, ToyEnv, ToyProcess, Worker, database, eventually};
 
 /// One job at once and none in reserve, and after the first heartbeat no other: it neither claims nor beats while its
 /// job runs, so it does not learn that it was given up.
 fn stalled() -> WorkerOptions {
-    WorkerOptions { concurrency: 1, prefetch: 0, heartbeat: PATIENCE * 10, ..Worker::patient() }
+    WorkerOptions { heartbeat: PATIENCE * 10, ..full_with(1) }
+}
+
+/// No more than so many jobs in hand.
+fn full_with(jobs: usize) -> WorkerOptions {
+    WorkerOptions { concurrency: jobs, prefetch: 0, ..Worker::patient() }
 }
 
 /// Gives up whoever is silent, as soon as it is.
@@ -92,6 +98,51 @@ async fn a_finish_without_the_lease_takes_nothing_from_the_one_who_has_it() {
     b.stop().await;
     assert_eq!(env.count(Some(1), "start"), 2);
     assert_eq!(db.told(id).await, ["job.completed"]);
+}
+
+/// Processes are stopped in the middle of their jobs, given up, and go on when these are in other hands: neither an
+/// outcome of any sort nor a step of theirs is accepted, and they work on under other names.
+///
+/// Covers row 202 for processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_wakes_after_its_leases_were_given_away_writes_nothing() {
+    let db = database().await;
+    let (ledger, env) = (Ledger::new("fencing-wakes"), ToyEnv::new());
+    let acts = ["wait", "wait steps", "wait transient", "wait permanent"];
+    let toys: Vec<Toy> = (0..).zip(acts).map(|(n, act)| Toy::new(n).act(act)).collect();
+    let ids = db.toys(&toys).await;
+    // One each, so that none learns from another one's outcome that it was given up.
+    let asleep: Vec<ToyProcess> = ids.iter().map(|_| ToyProcess::start_unheard(&db.url, &ledger, 1)).collect();
+    eventually("all run", async || ledger.order("start").len() == ids.len()).await;
+    for process in &asleep {
+        process.signal(Signal::SIGSTOP);
+        db.give_up_process(process.id()).await;
+    }
+    let awake = Worker::start_with(db.store.clone(), &env, full_with(ids.len()));
+    eventually("all run again", async || env.order("start").len() == ids.len()).await;
+
+    ledger.open_gate();
+    for process in &asleep {
+        process.signal(Signal::SIGCONT);
+        eventually("it comes back under another name", async || db.knows_process(process.id()).await).await;
+    }
+    assert_eq!(ledger.calls(1, "a").len(), 1, "it called its step, and could not store it");
+    assert_eq!(ledger.calls(1, "b").len(), 0);
+    let next = db.toys(&[Toy::new(9)]).await;
+    eventually("it works on", async || ledger.count(Some(9), "end") == 1 && db.ends().await == [(next[0], 1)]).await;
+    let written = "select (select count(*) from backhaul.events) + (select count(*) from backhaul.steps)
+        + (select count(*) from backhaul.dead_letters) + (select sum(attempt) from backhaul.jobs)::bigint";
+    assert_eq!(db.one::<i64>(written).await, 1, "only what it did under its new name");
+    let state: Vec<(i64, String)> = db.rows("select id, state from backhaul.job_states order by id").await;
+    assert_eq!(state, ids.iter().map(|id| (*id, "running".to_owned())).collect::<Vec<_>>());
+
+    env.gate.add_permits(2 * ids.len());
+    db.drained_in_a_hurry().await;
+    awake.stop().await;
+    for process in asleep {
+        process.kill(&ledger);
+    }
+    db.assert_ended_once(&[ids, next].concat()).await;
 }
 
 /// Covers row 202: no outcome of any sort goes through, and neither do the events that belong to it.
@@ -210,6 +261,34 @@ async fn a_settle_that_is_sent_twice_is_written_once() {
     assert_eq!(db.one::<i64>("select count(*) from backhaul.events").await, 3);
     let running: Vec<(i64,)> = db.rows("select id from backhaul.job_states where state = 'running' order by id").await;
     assert_eq!(running, [(ids[0],), (ids[3],)]);
+}
+
+/// Claims do not wait for the disk, so a server that crashes may forget one whose answer has arrived. The lease of the
+/// next claim is another one: what the worker still has under the forgotten lease writes nothing.
+///
+/// Covers row 202.
+#[tokio::test]
+async fn a_forgotten_lease_is_no_lease() {
+    let db = database().await;
+    let (worker, forgotten, ids) = by_hand(&db, 2).await;
+    db.run(
+        "delete from backhaul.leases;
+         update backhaul.cursors set position = 0;
+         do $$ begin
+             -- The number of the lost lease is lost as well, wherever it was counted.
+             if pg_get_serial_sequence('backhaul.leases', 'id') is not null then
+                 perform setval(pg_get_serial_sequence('backhaul.leases', 'id'), 1, false);
+             end if;
+         end $$",
+    )
+    .await;
+    let again = claim(&db, worker).await;
+    assert_eq!(again.iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids);
+    let (lease, _) = again[0];
+    assert_ne!(lease, forgotten);
+    assert_eq!(settle(&db, worker, &[(ids[0], forgotten, "done"), (ids[1], forgotten, "dead")]).await, ids);
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.events").await, 0);
+    assert!(settle(&db, worker, &[(ids[0], lease, "done"), (ids[1], lease, "dead")]).await.is_empty());
 }
 
 /// Two workers may notice a third one's silence at the same moment; its job runs once more, and no try is counted.

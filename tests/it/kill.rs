@@ -7,7 +7,9 @@ use backhaul_engine::Store;
 use serde_json::{Value, json};
 use sqlx::types::Json;
 
-use crate::support::{PATIENCE, Process, SimulatorProcess, TERMINAL, binary, eventually, run, scratch, worker_process};
+use crate::support::{
+    PATIENCE, Process, Server, SimulatorProcess, TERMINAL, binary, eventually, run, scratch, worker_process,
+};
 
 const TENANTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 const JOBS: usize = 2_000;
@@ -17,9 +19,8 @@ const KILLS: usize = 12;
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_workers_and_a_killed_postgres_lose_nothing() {
     let dir = scratch("kill");
-    let cluster = dir.join("cluster");
-    run(binary().args(["db", "start", "--dir"]).arg(&cluster));
-    let url = run(binary().args(["db", "url", "--dir"]).arg(&cluster)).trim().to_owned();
+    let server = Server::start(&dir).await;
+    let url = server.url.clone();
     run(binary().arg("migrate").env("DATABASE_URL", &url));
     let simulator = SimulatorProcess::start(&dir, &TENANTS).await;
     let store = Store::connect(&url, 4, false).await.expect("connects");
@@ -36,7 +37,7 @@ async fn killed_workers_and_a_killed_postgres_lose_nothing() {
         workers.remove(0).kill();
         workers.push(start_worker(&url, &simulator, &dir));
         if kill == KILLS / 2 {
-            restart_at_once(&cluster);
+            server.restart_at_once();
         }
     }
     eventually("all jobs end", async || unfinished(&store).await == Some(0)).await;
@@ -44,7 +45,7 @@ async fn killed_workers_and_a_killed_postgres_lose_nothing() {
     check_events(&store, ids.len(), &dir.join("events.jsonl")).await;
     check_effects(&store, &simulator, &ids).await;
     drop(workers);
-    run(binary().args(["db", "stop", "--dir"]).arg(&cluster));
+    drop(server);
     std::fs::remove_dir_all(dir).expect("removable");
 }
 
@@ -92,29 +93,6 @@ async fn progress(store: &Store, before: Option<i64>) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("no progress within {PATIENCE:?}");
-}
-
-/// What `pg_ctl stop -m immediate` does: every backend dies where it stands, and the next start recovers from the log.
-fn restart_at_once(cluster: &Path) {
-    let place = std::fs::read_dir(cluster)
-        .expect("readable")
-        .filter_map(Result::ok)
-        .map(|entry| entry.path().join("postmaster.pid"))
-        .find(|path| path.exists())
-        .expect("the server has written its pid");
-    let pid: i32 =
-        std::fs::read_to_string(&place).expect("readable").lines().next().expect("a line").parse().expect("a number");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT)
-        .expect("the server runs");
-    let looks = PATIENCE.as_millis() / 20;
-    for _ in 0..looks {
-        if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err() {
-            run(binary().args(["db", "start", "--dir"]).arg(cluster));
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("Postgres did not stop within {PATIENCE:?}");
 }
 
 async fn check_jobs(store: &Store, ids: &[i64]) {

@@ -243,6 +243,49 @@ async fn late_commits_keep_mutual_exclusion() {
     assert_eq!(db.one::<i64>("select count(*) from backhaul.key_holders").await, 0);
 }
 
+/// A claim meets a job whose key's holder is just ending, so it cannot park it and puts it back for a moment. In that
+/// moment the key goes to it all the same, and not to a later one that nobody has met yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_put_back_for_a_moment_keeps_its_turn() {
+    let db = database().await;
+    let claim = async || -> Vec<i64> {
+        sqlx::query_scalar(
+            "select id from backhaul.claim((select id from backhaul.workers), array['toy@1'], 1, '-infinity')",
+        )
+        .fetch_all(db.store.pool())
+        .await
+        .expect("claims")
+    };
+    db.run("select backhaul.register_worker(gen_random_uuid(), 'here', 1, 'test', array['toy@1'], 1)").await;
+    let first = db.toys(&[Toy::new(0).keyed("k")]).await;
+    assert_eq!(claim().await, first);
+    let second = db.toys(&[Toy::new(1).keyed("k")]).await;
+    // Whoever ends the first one has its key's row, and has not looked for the next one yet.
+    let mut ending = PgConnection::connect(&db.url).await.expect("connects");
+    let mut transaction = ending.begin().await.expect("begins");
+    sqlx::query("select from backhaul.key_holders for update").execute(&mut *transaction).await.expect("locks");
+    assert!(claim().await.is_empty());
+    assert_eq!(db.one::<i64>("select id from backhaul.jobs where due_at is not null").await, second[0]);
+    db.toys(&[Toy::new(2).keyed("k")]).await;
+    // The moment begins now, however slow this test is.
+    let end = "do $$ declare v_first bigint := (select min(id) from backhaul.jobs); begin
+                   update backhaul.jobs set due_at = clock_timestamp() + interval '5 ms' where due_at is not null;
+                   delete from backhaul.jobs where id = v_first;
+                   perform backhaul.hand_over(array[v_first]);
+               end $$";
+    sqlx::raw_sql(end).execute(&mut *transaction).await.expect("ends the first one");
+    transaction.commit().await.expect("commits");
+    assert_eq!(db.one::<i64>("select job_id from backhaul.key_holders").await, second[0]);
+    let mut next = Vec::new();
+    for _ in 0..1_000 {
+        next = claim().await;
+        if !next.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(next, second);
+}
+
 /// A late job of a busy key has its turn although newer ones keep coming.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_job_of_a_busy_key_is_not_passed_over_for_ever() {

@@ -112,3 +112,28 @@ async fn a_job_that_always_panics_is_dead_after_its_tries() {
     assert_eq!(dead, [(ids[0], "panicked".to_owned(), "toy 0 panics".to_owned())]);
     assert_eq!(env.order("end").len(), 19);
 }
+
+/// An upstream's words hold a character that Postgres stores in no text: what is told of the job has another one in its
+/// place, and the jobs that are settled with it do not notice.
+///
+/// Covers row 205.
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_postgres_cannot_store_doom_nobody() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let mut toys = vec![Toy::new(0).act("nul"), Toy::new(1).act("nul conflict")];
+    toys.extend((2..20).map(Toy::new));
+    let ids = db.toys(&toys).await;
+    let worker = start(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!(env.order("start").len(), ids.len(), "each runs once");
+    let dead: Vec<(String, Option<serde_json::Value>)> =
+        db.rows("select error ->> 'message', conflict from backhaul.dead_letters order by id").await;
+    assert_eq!(dead[0].0, "a \u{fffd} from outside");
+    let conflict = serde_json::json!({ "base": { "\u{fffd}": 1 }, "ours": ["\u{fffd}"], "theirs": "\u{fffd}" });
+    assert_eq!(dead[1].1, Some(conflict));
+    let told: serde_json::Value =
+        db.one("select payload from backhaul.outbox_events where type = 'dev.backhaul.toy.nul'").await;
+    assert_eq!(told["\u{fffd}"], serde_json::json!(["\u{fffd}"]));
+}

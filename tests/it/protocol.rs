@@ -2,7 +2,7 @@
 //! sealers. Its properties are those of the model beside the engine, here held against the real one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -148,29 +148,5 @@ async fn nothing_is_lost_and_nothing_ends_twice() {
     assert_eq!(ends.len(), kept.len(), "events of jobs that nobody committed");
     ends.retain(|_, count| *count != 1);
     assert!(ends.is_empty(), "(job, ends) other than one: {ends:?}");
-    events_are_dense_and_in_order(&db).await;
-}
-
-async fn events_are_dense_and_in_order(db: &Database) {
-    let seals: Vec<(i64, Vec<i64>)> = db.rows("select first_seq, event_ids from backhaul.seals order by 1").await;
-    let mut next = 1;
-    let mut sealed = Vec::new();
-    for (first, ids) in seals {
-        assert_eq!(first, next, "sequence numbers are dense");
-        next += i64::try_from(ids.len()).expect("small");
-        sealed.extend(ids);
-    }
-    let written: Vec<(i64, i64, String)> = db.rows("select id, job_id, type from backhaul.events order by id").await;
-    let distinct: BTreeSet<i64> = sealed.iter().copied().collect();
-    assert_eq!(distinct.len(), sealed.len(), "an event is sealed once");
-    assert_eq!(distinct, written.iter().map(|(id, ..)| *id).collect(), "every event is sealed");
-    let of: HashMap<i64, (i64, &str)> = written.iter().map(|(id, job, kind)| (*id, (*job, kind.as_str()))).collect();
-    let mut last: HashMap<i64, (i64, &str)> = HashMap::new();
-    for id in sealed {
-        let (job, kind) = of[&id];
-        if let Some((before, ended)) = last.insert(job, (id, kind)) {
-            assert!(before < id, "job {job}: event {before} was sealed before {id}");
-            assert!(!ended.ends_with("completed") && !ended.ends_with("dead"), "job {job}: {kind} after {ended}");
-        }
-    }
+    db.assert_events_in_order().await;
 }

@@ -5,7 +5,9 @@ mod login;
 mod processes;
 mod queries;
 mod refusal;
+mod server;
 mod toy;
+mod toy_process;
 mod upstream;
 mod worker;
 
@@ -16,7 +18,9 @@ pub(crate) use login::Login;
 pub(crate) use processes::{Process, SimulatorProcess, scratch, worker_command, worker_process};
 pub(crate) use queries::TERMINAL;
 pub(crate) use refusal::refusal;
+pub(crate) use server::Server;
 pub(crate) use toy::{Toy, ToyEnv};
+pub(crate) use toy_process::{Ledger, ToyProcess};
 pub(crate) use upstream::Upstream;
 pub(crate) use worker::Worker;
 

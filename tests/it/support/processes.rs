@@ -29,6 +29,11 @@ impl Process {
         self.0.id()
     }
 
+    /// Whether it has not ended by itself.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.0.try_wait().expect("ours").is_none()
+    }
+
     /// Waits for the end and tells the exit code.
     pub(crate) fn wait(mut self) -> Option<i32> {
         self.0.wait().ok()?.code()

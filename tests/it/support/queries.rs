@@ -1,5 +1,7 @@
 //! What tests ask the database, and what they tell it behind the workers' backs.
 
+use std::collections::{BTreeSet, HashMap};
+
 use serde_json::Value;
 use sqlx::types::Json;
 
@@ -70,5 +72,40 @@ impl Database {
     /// Waits until every job has ended.
     pub(crate) async fn drained(&self) {
         eventually("all jobs end", async || self.unfinished().await == 0).await;
+    }
+
+    /// Waits until every event is sealed, and panics where they are not in order.
+    pub(crate) async fn assert_sealed_in_order(&self) {
+        let all = "select (select count(*) from backhaul.events) = (select next_seq - 1 from backhaul.seal_state)";
+        eventually("every event is sealed", async || self.one::<bool>(all).await).await;
+        self.assert_events_in_order().await;
+    }
+
+    /// Panics unless every event is sealed once, under dense sequence numbers, each job's in the order in which they
+    /// were written, and none after the one that ended it.
+    pub(crate) async fn assert_events_in_order(&self) {
+        let seals: Vec<(i64, Vec<i64>)> = self.rows("select first_seq, event_ids from backhaul.seals order by 1").await;
+        let mut next = 1;
+        let mut sealed = Vec::new();
+        for (first, ids) in seals {
+            assert_eq!(first, next, "sequence numbers are dense");
+            next += i64::try_from(ids.len()).expect("small");
+            sealed.extend(ids);
+        }
+        let written: Vec<(i64, i64, String)> =
+            self.rows("select id, job_id, type from backhaul.events order by id").await;
+        let distinct: BTreeSet<i64> = sealed.iter().copied().collect();
+        assert_eq!(distinct.len(), sealed.len(), "an event is sealed once");
+        assert_eq!(distinct, written.iter().map(|(id, ..)| *id).collect(), "every event is sealed");
+        let of: HashMap<i64, (i64, &str)> =
+            written.iter().map(|(id, job, kind)| (*id, (*job, kind.as_str()))).collect();
+        let mut last: HashMap<i64, (i64, &str)> = HashMap::new();
+        for id in sealed {
+            let (job, kind) = of[&id];
+            if let Some((before, ended)) = last.insert(job, (id, kind)) {
+                assert!(before < id, "job {job}: event {before} was sealed before {id}");
+                assert!(!ended.ends_with("completed") && !ended.ends_with("dead"), "job {job}: {kind} after {ended}");
+            }
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    io::Write,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +26,7 @@ pub(crate) struct Toy {
     pub(crate) key: Option<String>,
     /// `ok`, `transient`, `permanent`, `conflict`, `throttle:MS`, `panic`, `hang`, `wait` (for a permit of the gate),
     /// `wait X` (the same, then X), `lose` (`wait permanent`), `step` (a step named `a`, then a transient failure),
-    /// `steps` (steps `a` and `b`), `steps then hang`, `write` (a begun step that fails once).
+    /// `nul`, `nul conflict` (words that Postgres cannot store), `steps` (steps `a` and `b`), `steps then hang`, `write` (a begun step that fails once).
     #[serde(default)]
     pub(crate) acts: Vec<String>,
 }
@@ -54,12 +56,19 @@ pub(crate) struct ToyEnv {
     /// Toys that `wait` take a permit each.
     pub(crate) gate: Semaphore,
     down: AtomicBool,
+    /// Where a process of its own writes its log as well, for others to read.
+    ledger: Option<File>,
 }
 
 impl ToyEnv {
     pub(crate) fn new() -> Arc<Self> {
+        Self::written_to(None)
+    }
+
+    /// One whose log is also appended to a file, a line a note: process, toy, what.
+    pub(crate) fn written_to(ledger: Option<File>) -> Arc<Self> {
         let (log, tries, down) = Default::default();
-        Arc::new(Self { log, tries, gate: Semaphore::new(0), down })
+        Arc::new(Self { log, tries, gate: Semaphore::new(0), down, ledger })
     }
 
     /// Whether toys that `call` find their upstream down.
@@ -83,7 +92,18 @@ impl ToyEnv {
     }
 
     pub(crate) fn note(&self, n: i64, what: impl Into<String>) {
-        self.log.lock().expect("no panic under the lock").push((n, what.into()));
+        self.note_call(n, what, "");
+    }
+
+    /// Notes `what`; the ledger has the Idempotency-Key of the call as well.
+    fn note_call(&self, n: i64, what: impl Into<String>, key: &str) {
+        let what = what.into();
+        if let Some(mut ledger) = self.ledger.as_ref() {
+            // One write, so that the lines of several processes stand in the order in which they were written.
+            let line = format!("{} {n} {what} {key}", std::process::id());
+            ledger.write_all(format!("{}\n", line.trim_end()).as_bytes()).expect("writable");
+        }
+        self.log.lock().expect("no panic under the lock").push((n, what));
     }
 
     /// How often `what` was noted, for one toy or for all.
@@ -153,6 +173,15 @@ impl Toy {
             "conflict" => {
                 Err(Failure::Conflict { base: json!({"a": 1}), ours: json!({"a": 2}), theirs: json!({"a": 3}) })
             }
+            "nul" => {
+                let event =
+                    AuditEvent { event_type: "toy.nul", subject: "toy/\0".into(), data: json!({ "\0": ["\0"] }) };
+                ctx.audit(event);
+                Err(Failure::permanent("toy_nul", "a \0 from outside"))
+            }
+            "nul conflict" => {
+                Err(Failure::Conflict { base: json!({"\0": 1}), ours: json!(["\0"]), theirs: json!("\0") })
+            }
             "panic" => panic!("toy {} panics", self.n),
             "hang" => std::future::pending().await,
             "wait" => {
@@ -195,7 +224,7 @@ impl Toy {
 }
 
 async fn noted(env: &ToyEnv, n: i64, what: &str, key: String) -> Result<Done<String>, Failure> {
-    env.note(n, what);
+    env.note_call(n, what, &key);
     let event = AuditEvent { event_type: "toy.stepped", subject: format!("toy/{n}"), data: json!({ "what": what }) };
     Ok(Done::new(key).audit(event).remember(format!("toy/{n}"), json!(what)))
 }

@@ -1,0 +1,263 @@
+//! What breaks for a while and comes back: the server, its connections, the settling of outcomes. Whoever was
+//! acknowledged is served, every job ends once, and workers go on by themselves.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{Connection, PgConnection};
+use tokio::task::JoinSet;
+
+use crate::support::{Database, Ledger, Server, Toy, ToyEnv, ToyProcess, Worker, database, eventually, scratch};
+
+const PRODUCERS: i64 = 2;
+const WORKERS: usize = 2;
+/// How often the server is stopped.
+const STOPS: usize = 20;
+/// How often all connections are closed.
+const CUTS: usize = 40;
+/// Jobs that end between two faults, so that each strikes in the middle of work.
+const PROGRESS: i64 = 20;
+
+/// A fifth of the toys have a key: five keys for each producer, so that their numbers tell their order.
+fn key(n: i64) -> i64 {
+    n / 1_000_000 * 100 + n % 25
+}
+
+/// Enqueues jobs of every sort until `done`, whatever happens to the server: a job that was not acknowledged is sent
+/// again under its idempotency key, on a new connection. Returns what was acknowledged.
+async fn produce(url: String, producer: i64, done: Arc<AtomicBool>) -> Vec<i64> {
+    let mut acknowledged = Vec::new();
+    let mut connection: Option<PgConnection> = None;
+    let mut n = producer * 1_000_000;
+    while !done.load(Ordering::Relaxed) {
+        // The producer's own pace.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let Some(open) = &mut connection else {
+            connection = PgConnection::connect(&url).await.ok();
+            continue;
+        };
+        let mut toy = Toy::new(n).act(if n % 4 == 0 { "steps" } else { "ok" });
+        if n % 5 == 0 {
+            toy = toy.keyed(&format!("k{}", key(n)));
+        }
+        let sent: Result<i64, _> =
+            sqlx::query_scalar("select job_id from backhaul.enqueue('toy', $1, idempotency_key => $2)")
+                .bind(sqlx::types::Json(toy))
+                .bind(format!("toy {n}"))
+                .fetch_one(open)
+                .await;
+        match sent {
+            Ok(id) => {
+                acknowledged.push(id);
+                n += 1;
+            }
+            Err(_) => connection = None,
+        }
+    }
+    acknowledged
+}
+
+/// How many jobs have ended; none while the server is away.
+async fn ended(db: &Database) -> Option<i64> {
+    sqlx::query_scalar("select count(*) from backhaul.events where type like '%.job.completed'")
+        .fetch_one(db.store.pool())
+        .await
+        .ok()
+}
+
+/// Lets producers and workers run through `faults` faults of one sort, and checks that nothing is lost.
+async fn survives(db: &Database, ledger: &Ledger, faults: usize, mut fault: impl AsyncFnMut()) {
+    let done = Arc::new(AtomicBool::new(false));
+    let mut producers = JoinSet::new();
+    for producer in 0..PRODUCERS {
+        producers.spawn(produce(db.url.clone(), producer, done.clone()));
+    }
+    let workers: Vec<ToyProcess> = (0..WORKERS).map(|_| ToyProcess::start(&db.url, ledger, 16)).collect();
+    let mut before = 0;
+    for _ in 0..faults {
+        eventually("jobs end", async || ended(db).await.is_some_and(|now| now >= before + PROGRESS)).await;
+        fault().await;
+        before = loop {
+            if let Some(now) = ended(db).await {
+                break now;
+            }
+        };
+    }
+    done.store(true, Ordering::Relaxed);
+    let acknowledged: Vec<i64> = producers.join_all().await.concat();
+    eventually("all jobs end and nothing is held", async || {
+        // The answer to a claim may have been lost: its lease goes back half a minute after it was made.
+        db.run(
+            "update backhaul.leases set claimed_at = claimed_at - interval '1 minute'
+             where claimed_at < clock_timestamp() - interval '3 s'",
+        )
+        .await;
+        db.hurry().await;
+        db.unfinished().await == 0 && db.one::<i64>("select count(*) from backhaul.leases").await == 0
+    })
+    .await;
+    assert!(acknowledged.len() > faults * 10, "{} jobs are no load", acknowledged.len());
+    db.assert_ended_once(&acknowledged).await;
+    db.assert_sealed_in_order().await;
+    // An attempt that cannot store its step has failed, and four of them in a row are all there are for a step.
+    let dead: Vec<(String, i64)> =
+        db.rows("select error ->> 'code', jsonb_array_length(errors)::bigint from backhaul.dead_letters").await;
+    assert!(dead.iter().all(|(code, tries)| code == "store_unavailable" && *tries >= 4), "{dead:?}");
+    assert!(dead.len() * 5 < acknowledged.len(), "{} of {} jobs died", dead.len(), acknowledged.len());
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.key_holders").await, 0);
+    let steps = "select count(*) from backhaul.steps where job_id not in (select id from backhaul.dead_letters)";
+    assert_eq!(db.one::<i64>(steps).await, 0);
+    for mut worker in workers {
+        assert!(worker.lives(), "a worker ended by itself");
+        worker.kill(ledger);
+    }
+}
+
+/// Covers row 201 for the server: stopped at once, twenty times, in the middle of everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_crashes_again_and_again_loses_nothing() {
+    let server = Server::start(&scratch("outages")).await;
+    let db = server.database().await;
+    let ledger = Ledger::new("outages-server");
+    survives(&db, &ledger, STOPS, async || tokio::task::block_in_place(|| server.restart_at_once())).await;
+}
+
+/// Covers row 201 for connections. The server lives, so whoever runs a job still has it, and keys keep their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_break_again_and_again_lose_nothing() {
+    let db = database().await;
+    let ledger = Ledger::new("outages-connections");
+    let cut = async || {
+        db.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        .await;
+    };
+    survives(&db, &ledger, CUTS, cut).await;
+    ledger.assert_ordered(|n| (n % 5 == 0).then_some(key(n)));
+}
+
+/// Makes the writing of events fail with an SQLSTATE, for one toy or for all, until it is mended. A sequence counts how
+/// often it did.
+async fn break_settling(db: &Database, sqlstate: &str, toy: Option<i64>) {
+    let whose = toy.map_or_else(String::new, |job| format!("when (new.job_id = {job})"));
+    let sql = format!(
+        "create schema fault;
+         create sequence fault.failures minvalue 0 start 0;
+         select nextval('fault.failures');
+         create function fault.fail() returns trigger language plpgsql as $$
+         begin
+             perform nextval('fault.failures');
+             raise exception 'broken for a while' using errcode = '{sqlstate}';
+         end $$;
+         create trigger fault before insert on backhaul.events for each row {whose} execute function fault.fail()"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(db.store.pool()).await.expect("breaks");
+}
+
+async fn failures(db: &Database) -> i64 {
+    db.one("select last_value from fault.failures").await
+}
+
+async fn mend_settling(db: &Database) {
+    db.run("drop schema fault cascade").await;
+}
+
+/// The disk is full for a while: outcomes wait in the worker's hands and are written when there is room. No job runs
+/// again for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_wait_for_a_full_disk() {
+    let db = database().await;
+    let ledger = Ledger::new("outages-disk");
+    break_settling(&db, "53100", None).await;
+    let ids = db.toys(&(0..40).map(Toy::new).collect::<Vec<_>>()).await;
+    let mut worker = ToyProcess::start(&db.url, &ledger, 16);
+    eventually("it tries again and again", async || failures(&db).await >= 3).await;
+    assert!(db.ends().await.is_empty());
+    mend_settling(&db).await;
+    db.drained().await;
+    assert!(worker.lives());
+    worker.kill(&ledger);
+    db.assert_ended_once(&ids).await;
+    let mut ran = ledger.order("start");
+    ran.sort_unstable();
+    assert_eq!(ran, (0..40).collect::<Vec<_>>());
+}
+
+/// Gives back what workers have let go of: half a minute after its claim, which is now.
+async fn half_a_minute_later(db: &Database) {
+    db.run("update backhaul.leases set claimed_at = claimed_at - interval '31 s'").await;
+}
+
+/// The floor of the only cursor has moved beyond a job's place: the sweep looks there no more.
+async fn out_of_sight(db: &Database, job: i64) {
+    eventually("the floor passes it", async || {
+        sqlx::query_scalar("select c.floor >= j.seq from backhaul.cursors c, backhaul.jobs j where j.id = $1")
+            .bind(job)
+            .fetch_one(db.store.pool())
+            .await
+            .expect("looks")
+    })
+    .await;
+}
+
+/// An outcome is refused for a reason that does not look passing. Its neighbours in the lease end meanwhile, and it is
+/// not forgotten with them.
+///
+/// Covers row 201.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_outcome_is_not_forgotten_with_its_lease() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let ids = db.toys(&[Toy::new(0), Toy::new(1).act("wait")]).await;
+    break_settling(&db, "P0001", Some(ids[0])).await;
+    let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
+    eventually("it is refused", async || failures(&db).await >= 1).await;
+    out_of_sight(&db, ids[0]).await;
+    mend_settling(&db).await;
+    env.gate.add_permits(1);
+    eventually("its neighbour ends", async || db.ends().await == [(ids[1], 1)]).await;
+    half_a_minute_later(&db).await;
+    db.drained().await;
+    eventually("nothing is held", async || db.one::<i64>("select count(*) from backhaul.leases").await == 0).await;
+    worker.stop().await;
+    db.assert_ended_once(&ids).await;
+    assert_eq!(env.count(Some(0), "start"), 2);
+}
+
+/// A server that lost its last commits has a job back whose end its worker was told of: the lease is not ended before
+/// the job has ended again.
+///
+/// Covers row 201.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_that_the_server_forgot_is_made_up_for() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let ids = db.toys(&[Toy::new(0).act("wait"), Toy::new(1).act("wait")]).await;
+    let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
+    eventually("both run", async || env.order("start").len() == 2).await;
+    db.run("create schema fault; create table fault.jobs as table backhaul.jobs").await;
+    env.gate.add_permits(1);
+    eventually("one ends", async || db.unfinished().await == 1).await;
+    let ended = if env.count(Some(0), "end") == 1 { ids[0] } else { ids[1] };
+    db.run(
+        "delete from backhaul.events;
+         insert into backhaul.jobs select * from fault.jobs where id not in (select id from backhaul.jobs)",
+    )
+    .await;
+    out_of_sight(&db, ended).await;
+    env.gate.add_permits(1);
+    eventually("the other ends", async || db.unfinished().await == 1).await;
+    env.gate.add_permits(1);
+    half_a_minute_later(&db).await;
+    db.drained().await;
+    worker.stop().await;
+    db.assert_ended_once(&ids).await;
+    assert_eq!(env.order("start").len(), 3);
+}
