@@ -327,8 +327,8 @@ begin
     select (select count(*) from strays), (select count(*) from placed) into seen, moved;
 end $$;
 
--- Moves cursors and leases what lies behind them. Commits without waiting for the disk: a lost claim is only claimed
--- again. Lanes are served by effective priority (one level up for every thirty seconds without service), then by
+-- Moves cursors and leases what lies behind them. Commits without waiting for the disk, unless it reserves an ordering
+-- key: a lost claim is only claimed again. Lanes are served by effective priority (one level up for every thirty seconds without service), then by
 -- virtual time; lanes of one level share by weight, and a claim spreads over at most sixteen of them. It goes down to
 -- the next level only where this one had no more: a worker that still has room claims again at once.
 -- What cannot be served now (paused, at its cap, bucket closed or empty) is no candidate, or sixteen such lanes would
@@ -376,6 +376,7 @@ declare
     v_leases bigint[] := '{}';
     v_jobs bigint[] := '{}';
     v_paid text[] := '{}';
+    v_durable text := current_setting('synchronous_commit');
 begin
     perform set_config('synchronous_commit', 'off', true);
     if not exists (select from backhaul.workers w where w.id = p_worker) then
@@ -463,6 +464,9 @@ begin
             v_last := v_to;
             v_met := cardinality(v_page);
             if v_keyed is not null then
+                -- A crash of the server must not forget who holds a key: the next of the key would start while the
+                -- first still runs.
+                perform set_config('synchronous_commit', v_durable, true);
                 v_run := backhaul.reserve_keys(v_keyed);
                 select coalesce(array_agg(u.id order by u.seq), '{}'), coalesce(array_agg(u.seq order by u.seq), '{}')
                 into v_page, v_places

@@ -67,13 +67,14 @@ async fn attempt(bench: Arc<Workbench>, claimed: Arc<Claimed>) -> Finished {
     };
     let table = StepTable {
         store: bench.store.clone(),
+        clock: bench.clock.clone(),
         worker: bench.worker,
         lease: claimed.lease,
         job: job.id,
         deployment: bench.deployment,
         may_have_steps: !claimed.fresh,
     };
-    let mut context = JobContext::new(claimed.clone(), table, bench.clock.clone());
+    let mut context = JobContext::new(claimed.clone(), table);
     let timeout = kind.spec().timeout;
     let outcome = tokio::select! {
         biased;

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     claim::Claimed,
-    clock::Clock,
     events::{self, EventRow},
     failure::Failure,
     pacing::Pacer,
@@ -110,17 +109,16 @@ pub(crate) struct Leftovers {
 pub struct JobContext {
     claimed: Arc<Claimed>,
     table: StepTable,
-    clock: Clock,
     steps: Option<HashMap<String, (bool, Value)>>,
     left: Leftovers,
 }
 
 impl JobContext {
-    pub(crate) fn new(claimed: Arc<Claimed>, table: StepTable, clock: Clock) -> Self {
+    pub(crate) fn new(claimed: Arc<Claimed>, table: StepTable) -> Self {
         // A job that nobody has touched yet has no steps, and needs no look.
         let fresh = !table.may_have_steps;
         let steps = fresh.then(HashMap::new);
-        Self { claimed, table, clock, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
+        Self { claimed, table, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
     }
 
     pub(crate) fn into_leftovers(self) -> Leftovers {
@@ -134,7 +132,7 @@ impl JobContext {
 
     /// The database's clock.
     pub fn now(&self) -> DateTime<Utc> {
-        self.clock.now()
+        self.table.clock.now()
     }
 
     /// Cancelled when the job is cancelled or lost. The attempt's future is dropped too; this is for what it spawned.
@@ -146,7 +144,7 @@ impl JobContext {
     pub fn pacer(&self) -> Pacer {
         Pacer {
             store: self.table.store.clone(),
-            clock: self.clock.clone(),
+            clock: self.table.clock.clone(),
             tenant: self.job().tenant.clone(),
             ticket: self.claimed.ticket.clone(),
         }
@@ -205,7 +203,12 @@ impl JobContext {
 
     /// Queues an audit event that commits with the end of the attempt, whatever the end is.
     pub fn audit(&mut self, event: AuditEvent) {
-        self.left.events.push(events::of_kind(event, &self.claimed.job, self.left.step.as_deref(), self.clock.now()));
+        self.left.events.push(events::of_kind(
+            event,
+            &self.claimed.job,
+            self.left.step.as_deref(),
+            self.table.clock.now(),
+        ));
     }
 
     async fn steps(&mut self) -> Result<&mut HashMap<String, (bool, Value)>, Failure> {
@@ -222,7 +225,7 @@ impl JobContext {
     async fn finish<T: Serialize>(&mut self, name: &str, done: Done<T>) -> Result<T, Failure> {
         let output = serde_json::to_value(&done.value)
             .map_err(|error| Failure::permanent("step_output_unstorable", format!("step {name}: {error}")))?;
-        let now = self.clock.now();
+        let now = self.table.clock.now();
         let told = |event| (self.claimed.job.clone(), events::of_kind(event, &self.claimed.job, Some(name), now));
         let events: Vec<_> = done.audit.into_iter().map(told).collect();
         let memories: Vec<Value> = done

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{clock::Clock, failure::Failure, store::Store};
+use crate::{clock::Clock, failure::Failure, steps::unreachable_store, store::Store};
 
 /// Longest wait for a token with a slot in hand; beyond it the job goes back and its lane is passed over.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ impl Pacer {
                     .bind(self.ticket.probe)
                     .fetch_one(&self.store)
                     .await
-                    .map_err(|error| Failure::transient("store_unavailable", error))?;
+                    .map_err(|error| unreachable_store(&self.clock, error))?;
             if granted > 0 {
                 return Ok(());
             }

@@ -2,15 +2,18 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use chrono::TimeDelta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::{
+    clock::Clock,
     context::JobInfo,
     events::{EventColumns, EventRow},
     failure::Failure,
+    reconnect::is_passing,
     store::Store,
 };
 
@@ -18,6 +21,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct StepTable {
     pub store: Store,
+    pub clock: Clock,
     pub worker: Uuid,
     pub lease: i64,
     pub job: i64,
@@ -38,7 +42,7 @@ impl StepTable {
                 .bind(self.job)
                 .fetch_all(&self.store)
                 .await
-                .map_err(unreachable_store)?;
+                .map_err(|error| unreachable_store(&self.clock, error))?;
         Ok(rows
             .into_iter()
             .map(|(name, state, output)| (name, (state == "done", output.map_or(Value::Null, |json| json.0))))
@@ -74,7 +78,7 @@ impl StepTable {
         .bind((!memories.is_empty()).then_some(Json(memories)))
         .fetch_one(&self.store)
         .await
-        .map_err(unreachable_store)?;
+        .map_err(|error| unreachable_store(&self.clock, error))?;
         if held { Ok(()) } else { Err(Failure::LeaseLost) }
     }
 
@@ -86,7 +90,7 @@ impl StepTable {
                 .bind(resource)
                 .fetch_optional(&self.store)
                 .await
-                .map_err(unreachable_store)?;
+                .map_err(|error| unreachable_store(&self.clock, error))?;
         Ok(row.map(|json| json.0))
     }
 }
@@ -102,6 +106,12 @@ pub(crate) fn stored<T: DeserializeOwned>(
     })
 }
 
-pub(crate) fn unreachable_store(error: sqlx::Error) -> Failure {
-    Failure::transient("store_unavailable", error)
+/// A database that is away is nobody's failure: the job comes back in a moment, and its tries are for its upstream. What
+/// it refuses for another reason costs a try, as a failure of the step.
+pub(crate) fn unreachable_store(clock: &Clock, error: sqlx::Error) -> Failure {
+    if !is_passing(&error) {
+        return Failure::transient("store_refused", error);
+    }
+    let pause = TimeDelta::milliseconds(rand::random_range(1_000..3_000));
+    Failure::snoozed(clock.now() + pause, "store_unavailable", error)
 }

@@ -104,14 +104,12 @@ async fn survives(db: &Database, ledger: &Ledger, faults: usize, mut fault: impl
     assert!(acknowledged.len() > faults * 10, "{} jobs are no load", acknowledged.len());
     db.assert_ended_once(&acknowledged).await;
     db.assert_sealed_in_order().await;
-    // An attempt that cannot store its step has failed, and four of them in a row are all there are for a step.
-    let dead: Vec<(String, i64)> =
-        db.rows("select error ->> 'code', jsonb_array_length(errors)::bigint from backhaul.dead_letters").await;
-    assert!(dead.iter().all(|(code, tries)| code == "store_unavailable" && *tries >= 4), "{dead:?}");
-    assert!(dead.len() * 5 < acknowledged.len(), "{} of {} jobs died", dead.len(), acknowledged.len());
+    // A database that is away is no failure of a job, so none of them used its tries up.
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.dead_letters").await, 0);
     assert_eq!(db.one::<i64>("select count(*) from backhaul.key_holders").await, 0);
-    let steps = "select count(*) from backhaul.steps where job_id not in (select id from backhaul.dead_letters)";
-    assert_eq!(db.one::<i64>(steps).await, 0);
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.steps").await, 0);
+    // Whoever runs a job still has it, and the claim that reserved its key was on the disk before it ran.
+    ledger.assert_ordered(|n| (n % 5 == 0).then_some(key(n)));
     for mut worker in workers {
         assert!(worker.lives(), "a worker ended by itself");
         worker.kill(ledger);
@@ -127,7 +125,7 @@ async fn a_server_that_crashes_again_and_again_loses_nothing() {
     survives(&db, &ledger, STOPS, async || tokio::task::block_in_place(|| server.restart_at_once())).await;
 }
 
-/// Covers row 201 for connections. The server lives, so whoever runs a job still has it, and keys keep their order.
+/// Covers row 201 for connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_break_again_and_again_lose_nothing() {
     let db = database().await;
@@ -140,7 +138,6 @@ async fn connections_that_break_again_and_again_lose_nothing() {
         .await;
     };
     survives(&db, &ledger, CUTS, cut).await;
-    ledger.assert_ordered(|n| (n % 5 == 0).then_some(key(n)));
 }
 
 /// Makes the writing of events fail with an SQLSTATE, for one toy or for all, until it is mended. A sequence counts how

@@ -31,15 +31,16 @@ pub struct PreviewContext {
 
 impl PreviewContext {
     pub(crate) async fn open(store: &Store, subject: &Subject, reveals: bool) -> Result<Self, Failure> {
+        let clock = Clock::default();
         let (now, deployment): (DateTime<Utc>, Uuid) =
             sqlx::query_as("select clock_timestamp(), id from backhaul.deployment")
                 .fetch_one(store)
                 .await
-                .map_err(unreachable_store)?;
-        let clock = Clock::default();
+                .map_err(|error| unreachable_store(&clock, error))?;
         clock.set(now);
         let table = StepTable {
             store: store.clone(),
+            clock: clock.clone(),
             // No worker and no lease: the table can be read, and would refuse whatever was put into it.
             worker: Uuid::nil(),
             lease: 0,
