@@ -129,6 +129,7 @@ create function backhaul.enqueue_many(jobs jsonb)
 returns table ("position" integer, job_id bigint, outcome text, reason text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_nestloop = off
 set enable_mergejoin = off
@@ -271,6 +272,7 @@ create function backhaul.enqueue(
 ) returns table (job_id bigint, outcome text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$

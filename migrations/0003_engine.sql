@@ -7,6 +7,7 @@
 create function backhaul.due_by_tenant() returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_bitmapscan = off
@@ -48,6 +49,9 @@ end $$;
 --     (`between x and x`), because an equality makes its order worthless.
 -- Disabled scans have costs that make Postgres compile the plan, which takes a second, so `jit` is off as well.
 -- Otherwise a claim of 200 from 200,000 took 70 to 128 ms instead of 0.6. tests/it/plans.rs holds them to it.
+-- As there is nothing to choose, `plan_cache_mode` says to plan once: with the arguments in sight Postgres finds plans
+-- for them a little cheaper, and plans each statement anew for ever, which took three quarters of a small claim's time.
+-- For the same reason these functions are plpgsql: one in SQL is planned anew by every statement that calls it.
 
 -- Gives due jobs their place. Lanes and cursors come into being here, in a short transaction of ours.
 -- `after` is a hint: look only at jobs due later than that, so that index entries of jobs promoted long ago, which a
@@ -55,6 +59,7 @@ end $$;
 create function backhaul.promote(p_limit integer, p_after timestamptz) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_bitmapscan = off
@@ -203,6 +208,7 @@ $$;
 create function backhaul.reserve_keys(p_ids bigint[]) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_hashjoin = off
@@ -262,25 +268,29 @@ end $$;
 
 -- Jobs of the kind in workers' hands: of one tenant, or of all with '*'.
 create function backhaul.held(p_kind text, p_tenant text) returns integer
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
+begin
+    return (
     select count(*)::integer from backhaul.lanes n
     join backhaul.leases l on l.lane = n.id
     cross join lateral unnest(l.seqs) as u (seq)
     cross join lateral (select from backhaul.jobs x
                         where x.lane = l.lane and x.priority = l.priority and x.seq between u.seq and u.seq
                         order by x.seq limit 1) j
-    where n.kind = p_kind and (p_tenant = '*' or n.tenant = p_tenant)
-$$;
+    where n.kind = p_kind and (p_tenant = '*' or n.tenant = p_tenant));
+end $$;
 
 -- How many more jobs of the kind may start. The caps' rows stay locked until the claim commits, so that two claims
 -- cannot both use the last place; whoever finds them locked leaves the kind to the other for this time.
 create function backhaul.cap_room(p_kind text, p_tenant text) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
@@ -304,6 +314,7 @@ end $$;
 create function backhaul.adopt(k backhaul.cursors, out seen integer, out moved integer)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_bitmapscan = off
@@ -344,6 +355,7 @@ returns table (lease bigint, id bigint, kind text, version smallint, tenant text
                fresh boolean, probe boolean, backfill boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_bitmapscan = off
@@ -519,11 +531,14 @@ end $$;
 -- The due job that must run alone, of the given kinds and not held back. A worker asks before it lets go of all else,
 -- so one that it could not run anyway would stop it for nothing.
 create function backhaul.waits_alone(p_kinds text[]) returns bigint
-language sql stable security definer
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
+begin
+    return (
     select j.id from backhaul.jobs j
     join backhaul.kinds k on k.kind = j.kind and k.version = j.version
     where j.due_at <= clock_timestamp() and j.rescues >= 2 and j.lane is not null
@@ -533,8 +548,8 @@ as $$
                       where b.tenant = j.tenant and b.name = any (k.pacing) and b.blocked_until > clock_timestamp())
       and not exists (select from backhaul.caps p where p.kind = j.kind and p.tenant in (j.tenant, '*')
                         and backhaul.held(p.kind, p.tenant) >= p.running_max)
-    order by j.due_at limit 1
-$$;
+    order by j.due_at limit 1);
+end $$;
 
 -- One job whose worker died twice with it, for a worker that holds nothing else. Its negative place lies before every
 -- cursor, so that no claim and no sweep meets it while the lease lives.
@@ -545,6 +560,7 @@ returns table (lease bigint, id bigint, kind text, version smallint, tenant text
                fresh boolean, probe boolean, backfill boolean)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
@@ -576,7 +592,14 @@ end $$;
 -- may sleep. Of a large limit it waits for a few tokens, a twentieth of a second's, because a claim for each is too many.
 -- A limit that has them already held nobody back, and wakes nobody.
 create function backhaul.next_due() returns timestamptz
-language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+as $$
+begin
+    return (
     select min(d) from (
         select min(j.due_at) from backhaul.jobs j where j.due_at is not null and j.rescues < 2
         union all
@@ -591,8 +614,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp set e
             join backhaul.buckets b on b.tenant = l.tenant and b.name = k.pacing[1]
             where x.awake) r (ready_at)
         where r.ready_at > clock_timestamp()
-    ) u (d)
-$$;
+    ) u (d));
+end $$;
 
 -- Passes the keys that the given jobs held to the oldest job that could run, whether it waits for the key or has not
 -- been looked at yet, or frees them. The look starts behind the job that held the key, because a held snapshot keeps
@@ -600,6 +623,7 @@ $$;
 create function backhaul.hand_over(p_ids bigint[]) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_hashjoin = off
@@ -674,6 +698,7 @@ $$;
 create function backhaul.bury(p_dead jsonb) returns bigint[]
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
@@ -721,6 +746,7 @@ create function backhaul.settle(
 ) returns bigint[]
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_mergejoin = off
@@ -851,6 +877,7 @@ create function backhaul.put_step(
 ) returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$

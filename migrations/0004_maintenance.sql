@@ -76,6 +76,7 @@ end $$;
 create function backhaul.sweep(p_every interval, p_rest interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_bitmapscan = off
@@ -152,25 +153,29 @@ end $$;
 
 -- The live jobs in the given leases.
 create function backhaul.jobs_of(p_leases bigint[]) returns bigint[]
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
+begin
+    return (
     select coalesce(array_agg(j.id), '{}')
     from backhaul.leases l
     cross join lateral unnest(l.seqs) as u (seq)
     cross join lateral (select x.id from backhaul.jobs x
                         where x.lane = l.lane and x.priority = l.priority and x.seq between u.seq and u.seq
                         order by x.seq limit 1) j
-    where l.id = any (p_leases)
-$$;
+    where l.id = any (p_leases));
+end $$;
 
 -- Takes the leases of workers that have missed their heartbeats. A rescue costs no attempt, but a job whose worker died
 -- twice runs alone from then on, and at its third crash it is dead.
 create function backhaul.rescue(p_timeout interval, p_every interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
@@ -326,6 +331,7 @@ end $$;
 create function backhaul.seal(p_limit integer) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 set enable_bitmapscan = off
@@ -396,6 +402,7 @@ create function backhaul.heartbeat(p_worker uuid, p_jobs bigint[], p_leases bigi
                                    out alive boolean, out now timestamptz, out gone bigint[], out workers integer)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
@@ -424,6 +431,7 @@ end $$;
 create function backhaul.leave(p_worker uuid) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
