@@ -172,7 +172,7 @@ begin
         select n.head, n.version, n.rank, k.max_attempts, k.payload_bytes_max, k.deadline, k.idempotency_window, n.kind,
                n.tenant, string_to_array(k.ordering_paths[1], '.') as path1, string_to_array(k.ordering_paths[2], '.') as path2,
                case when v_direct then
-                   -- The range and its order leave the planner only the unique index (see 0003_engine.sql).
+                   -- The range and its order leave the planner only the unique index (see 0003_promote.sql).
                    (select l.id from backhaul.lanes l
                     where l.kind = n.kind and l.version = n.version and l.tenant between n.tenant and n.tenant
                     order by l.tenant limit 1)

@@ -28,7 +28,12 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-use std::{any::Any, collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -99,6 +104,8 @@ pub struct Profile {
     pub webhook: WebhookProfile,
     /// Sections `[kinds.*]` as they were written: the knobs of job kinds.
     pub kinds: BTreeMap<String, toml::Table>,
+    /// Where its relative paths start; `None` where it is no file.
+    dir: Option<PathBuf>,
     /// What the loader's readers made of them.
     settings: BTreeMap<String, Arc<dyn Any + Send + Sync>>,
 }
@@ -117,6 +124,11 @@ impl Profile {
     /// All configured providers.
     pub fn providers(&self) -> impl Iterator<Item = &Provider> {
         [&self.cxone, &self.genesys, &self.crm].into_iter().flatten()
+    }
+
+    /// A file that the profile names: a relative path starts in the profile's folder.
+    pub fn file(&self, path: &Path) -> PathBuf {
+        self.dir.as_deref().unwrap_or(Path::new("")).join(path)
     }
 
     /// What the reader of `[kinds.<section>]` made of it; see [`Loader::section`]. `None` where the file has no such

@@ -135,7 +135,7 @@ async fn an_old_or_absent_schema_is_not_worked_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_migration_is_finished_by_the_next() {
     let db = empty_database().await;
-    // Nobody can create this function while we may still do it: the fifth migration waits for us.
+    // Nobody can create this function while we may still do it: the migration with the operators' functions waits for us.
     db.run("create schema backhaul").await;
     let mut blocker = PgConnection::connect(&db.url).await.expect("connects");
     sqlx::raw_sql(

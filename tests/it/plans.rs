@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::support::{Database, Toy, database};
 
+/// Waiting jobs. `BACKHAUL_TEST_BACKLOG` says how many for a longer run.
 const BACKLOG: i64 = 60_000;
 
 /// What one statement read.
@@ -93,7 +94,8 @@ impl Bench {
 
 async fn backlog(db: &Database) {
     let batch: Vec<_> = (0..10_000).map(|n| json!({ "kind": "toy", "payload": Toy::new(n) })).collect();
-    for _ in 0..BACKLOG / 10_000 {
+    let jobs = std::env::var("BACKHAUL_TEST_BACKLOG").map_or(BACKLOG, |n| n.parse().expect("a number of jobs"));
+    for _ in 0..jobs / 10_000 {
         sqlx::query("select count(*) from backhaul.enqueue_many($1)")
             .bind(Json(&batch))
             .execute(db.store.pool())

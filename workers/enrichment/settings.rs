@@ -151,7 +151,8 @@ impl Settings {
         if !profile.kinds.contains_key(SECTION) {
             return Ok(None);
         }
-        let table: Table = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
+        let mut table: Table = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
+        table.hash_key_file = table.hash_key_file.map(|path| profile.file(&path));
         table.complete(&profile.tenant, variables).map(Some).map_err(|problems| {
             problems.iter().map(|problem| format!("{}: kinds.{SECTION}.{problem}", profile.tenant)).collect()
         })

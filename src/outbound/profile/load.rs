@@ -156,7 +156,8 @@ impl Loader {
         let name = tenant.as_deref().unwrap_or_default();
         let (kinds, settings) = self.read_kinds(document, name, root.table("kinds"));
         root.finish();
-        Some(Profile { tenant: tenant?, cxone, genesys, crm, callback, probe, webhook, kinds, settings })
+        let dir = document.dir.map(Path::to_path_buf);
+        Some(Profile { tenant: tenant?, cxone, genesys, crm, callback, probe, webhook, kinds, dir, settings })
     }
 
     fn read_kinds(

@@ -97,7 +97,8 @@ async fn the_webhook_for_profiles_is_registered_once_and_its_events_verify() {
     let setup = Setup { tables, webhook: PUBLIC_URL.to_owned(), alone: true, ..Setup::default() };
     let house = House::new("profile-changes", &setup).await;
     std::fs::write(house.dir.join("profiles/client-secret"), "sim-secret").expect("writable");
-    std::fs::write(house.dir.join("hash-key"), "test-secret-for-hashing-payloads").expect("writable");
+    // A relative path starts in the profile's folder, wherever the program runs.
+    std::fs::write(house.dir.join("profiles/hash-key"), "test-secret-for-hashing-payloads").expect("writable");
     for (word, posts) in [("created", 3), ("found", 3)] {
         let receiver = house.serve(&setup).await;
         settled_all(&receiver, 3, word).await;

@@ -1,0 +1,144 @@
+-- The audit trail and outbox: what the database itself tells, the order of events, and their partitions.
+
+-- RFC 8785 text of a document whose member names are ASCII and whose numbers are integers, as ours are.
+create function backhaul.canonical(p_value jsonb) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    case jsonb_typeof(p_value)
+    when 'object' then
+        return (select '{' || coalesce(string_agg(to_json(m.key)::text || ':' || backhaul.canonical(m.value), ','
+                                                  order by m.key collate "C"), '') || '}'
+                from jsonb_each(p_value) m);
+    when 'array' then
+        return (select '[' || coalesce(string_agg(backhaul.canonical(e.value), ',' order by e.n), '') || ']'
+                from jsonb_array_elements(p_value) with ordinality as e (value, n));
+    else
+        return p_value::text;
+    end case;
+end $$;
+
+create function backhaul.uuid_v7() returns uuid
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
+        52, 1), 53, 1), 'hex')::uuid
+$$;
+
+-- An event that the database itself tells: operators' actions and rescues.
+create function backhaul.append_event(p_type text, p_job bigint, p_tenant text, p_kind text, p_trace text, p_members jsonb)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.events (event_id, job_id, occurred_at, type, tenant, kind, subject, traceparent, data)
+    values (backhaul.uuid_v7(), p_job, clock_timestamp(), p_type, p_tenant, p_kind, 'job/' || p_job, p_trace,
+        convert_to(backhaul.canonical(jsonb_strip_nulls(p_members) ||
+            jsonb_build_object('job_id', p_job, 'kind', p_kind, 'tenant', p_tenant)), 'UTF8'))
+$$;
+
+-- Keeps two partitions of events ahead and drops those older than the retention, but never one that an enabled sink
+-- still needs or that is not sealed to its end.
+create function backhaul.keep_partitions(p_every interval, p_retention interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_size constant bigint := 10000000;
+    v_last bigint;
+    v_sealed bigint;
+    v_oldest bigint;
+    v_dropped integer := 0;
+    n bigint;
+begin
+    if not backhaul.my_turn('partitions', p_every) then
+        return 0;
+    end if;
+    select case when s.is_called then s.last_value else 0 end into v_last from backhaul.event_seq s;
+    for n in v_last / v_size .. v_last / v_size + 2 loop
+        if to_regclass('backhaul.events_' || n) is null
+           and not exists (select from only backhaul.events_default d where d.id >= n * v_size and d.id < (n + 1) * v_size) then
+            execute format('create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
+                'events_' || n, n * v_size, (n + 1) * v_size);
+        end if;
+    end loop;
+    select s.position into v_sealed from backhaul.seal_state s;
+    for n in select substring(c.relname from 8)::bigint from pg_class c join pg_namespace ns on ns.oid = c.relnamespace
+             where ns.nspname = 'backhaul' and c.relkind = 'r' and c.relname ~ '^events_[0-9]+$' order by 1 loop
+        exit when (n + 1) * v_size > v_sealed;
+        execute format('select 1 from backhaul.%I e where e.occurred_at > $1 limit 1', 'events_' || n)
+            into v_oldest using clock_timestamp() - p_retention;
+        exit when v_oldest is not null;
+        select min(e.first_seq) into v_oldest from backhaul.seals e
+        where e.first_seq > (select coalesce(min(s.position), 9223372036854775807) from backhaul.sinks s where not s.paused)
+          and exists (select from unnest(e.event_ids) i where i < (n + 1) * v_size);
+        exit when v_oldest is not null;
+        execute format('drop table backhaul.%I', 'events_' || n);
+        v_dropped := v_dropped + 1;
+    end loop;
+    return v_dropped;
+end $$;
+
+-- Gives the visible events that no seal holds their dense order. Ids missing from the range are remembered as gaps and
+-- looked up again until they turn up or every transaction that could own them has ended; nothing waits for them.
+-- A gap's horizon is the id of a later seal's transaction, so that it is newer than any owner's id (see sweep); until
+-- that seal it is null. A seal does not wait for the disk: one that a crash takes back is made anew, and no sink has
+-- seen it (see relay.rs).
+create function backhaul.seal(p_limit integer) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    s backhaul.seal_state;
+    v_late bigint[];
+    v_new bigint[];
+    v_now pg_snapshot;
+    v_to bigint;
+    v_gaps bigint[];
+    v_horizons xid8[];
+    v_ids bigint[];
+    v_own xid8;
+    v_sample boolean := pg_current_xact_id_if_assigned() is null;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    select x.* into s from backhaul.seal_state x for update skip locked;
+    if not found then
+        return 0;
+    end if;
+    -- One statement, so one snapshot: late arrivals among the gaps, new rows, horizon.
+    select array(select e.id from backhaul.events e where e.id = any (s.gaps) order by e.id),
+           array(select e.id from backhaul.events e where e.id > s.position order by e.id limit p_limit),
+           pg_current_snapshot()
+    into v_late, v_new, v_now;
+    if cardinality(v_late) = 0 and cardinality(v_new) = 0 and cardinality(s.gaps) = 0 then
+        return 0;
+    end if;
+    if v_sample then
+        v_own := pg_current_xact_id();
+    end if;
+    v_ids := v_late || v_new;
+    v_to := coalesce(v_new[cardinality(v_new)], s.position);
+    select coalesce(array_agg(g.id order by g.id), '{}'), coalesce(array_agg(g.horizon order by g.id), '{}')
+    into v_gaps, v_horizons
+    from (
+        select u.id, coalesce(u.horizon, v_own) from unnest(s.gaps, s.gap_horizons) as u (id, horizon)
+        where u.id <> all (v_late) and not coalesce(backhaul.ended(u.horizon, v_now), false)
+        union all
+        select i, null from generate_series(s.position + 1, v_to) i
+        where cardinality(v_new) <> v_to - s.position and i <> all (v_new)
+    ) g (id, horizon);
+    if cardinality(v_ids) = 0 and v_gaps = s.gaps and array_position(s.gap_horizons, null) is null then
+        return 0;
+    end if;
+    if cardinality(v_ids) > 0 then
+        insert into backhaul.seals (first_seq, event_ids) values (s.next_seq, v_ids);
+    end if;
+    update backhaul.seal_state x set position = v_to, next_seq = s.next_seq + cardinality(v_ids),
+        gaps = v_gaps, gap_horizons = v_horizons;
+    return cardinality(v_ids);
+end $$;
