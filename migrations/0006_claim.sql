@@ -123,6 +123,7 @@ declare
     v_jobs bigint[] := '{}';
     v_paid text[] := '{}';
     v_durable text := current_setting('synchronous_commit');
+    v_now timestamptz := clock_timestamp();
 begin
     perform set_config('synchronous_commit', 'off', true);
     if not exists (select from backhaul.workers w where w.id = p_worker) then
@@ -130,7 +131,7 @@ begin
             using errcode = 'BH030', hint = 'register again under a new id';
     end if;
     if (select true from backhaul.jobs j
-        where j.due_at > p_due_after and j.due_at <= clock_timestamp() and j.rescues < 2
+        where j.due_at > p_due_after and j.due_at <= v_now and j.rescues < 2
         order by j.due_at limit 1) then
         perform backhaul.promote(greatest(p_want * 2, 200), p_due_after);
     end if;
@@ -271,11 +272,13 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
+declare
+    v_now timestamptz := clock_timestamp();
 begin
     return (
     select j.id from backhaul.jobs j
     join backhaul.kinds k on k.kind = j.kind and k.version = j.version
-    where j.due_at <= clock_timestamp() and j.rescues >= 2 and j.lane is not null
+    where j.due_at <= v_now and j.rescues >= 2 and j.lane is not null
       and (j.kind || '@' || j.version) = any (p_kinds)
       and not exists (select from backhaul.pauses p where p.kind in (j.kind, '*') and p.tenant in (j.tenant, '*'))
       and not exists (select from backhaul.buckets b

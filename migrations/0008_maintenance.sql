@@ -232,13 +232,14 @@ as $$
 #variable_conflict use_column
 declare
     v_found integer;
+    v_now timestamptz := clock_timestamp();
 begin
     if not backhaul.my_turn('keys', p_every) then
         return 0;
     end if;
     delete from backhaul.idempotency_keys x using (
         select y.scope, y.key from backhaul.idempotency_keys y
-        where y.expires_at <= clock_timestamp() order by y.expires_at limit p_limit for update skip locked) d
+        where y.expires_at <= v_now order by y.expires_at limit p_limit for update skip locked) d
     where x.scope = d.scope and x.key = d.key;
     get diagnostics v_found = row_count;
     return v_found;

@@ -184,15 +184,16 @@ as $$
 declare
     v_keys integer;
     v_events integer;
+    v_now timestamptz := clock_timestamp();
 begin
     delete from backhaul.ingress_keys x using (
         select y.tenant, y.source, y.key from backhaul.ingress_keys y
-        where y.expires_at <= clock_timestamp() order by y.expires_at limit p_limit for update skip locked) d
+        where y.expires_at <= v_now order by y.expires_at limit p_limit for update skip locked) d
     where x.tenant = d.tenant and x.source = d.source and x.key = d.key;
     get diagnostics v_keys = row_count;
     delete from backhaul.ingress_events x using (
         select y.id from backhaul.ingress_events y
-        where y.expires_at <= clock_timestamp() order by y.expires_at limit p_limit for update skip locked) d
+        where y.expires_at <= v_now order by y.expires_at limit p_limit for update skip locked) d
     where x.id = d.id;
     get diagnostics v_events = row_count;
     return v_keys + v_events;

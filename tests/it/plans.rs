@@ -127,6 +127,16 @@ async fn claims_and_settles_read_what_they_take() {
     bench.check(10, "with a backlog").await;
     bench.check(1_000, "with a backlog").await;
 
+    // Work for tomorrow, which no look at what is due today may walk over.
+    db.run(
+        "insert into backhaul.jobs (kind, tenant, max_attempts, deadline_at, due_at, payload)
+         select 'toy', 'default', 4, now() + interval '3 days', now() + interval '1 day' + n * interval '1 ms', '{\"n\": 0}'
+         from generate_series(1, 20000) n",
+    )
+    .await;
+    bench.check(10, "before 20,000 jobs of tomorrow").await;
+    bench.check(1_000, "before 20,000 jobs of tomorrow").await;
+
     // Somebody's report, left open: from here on no dead row can be removed.
     let mut report = db.store.pool().acquire().await.expect("connects");
     let mut held = report.begin().await.expect("begins");
