@@ -27,7 +27,7 @@ impl DatabaseSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let mut section = Self {
             url: None,
-            pool_max: reader.number("database.pool_max", 2..=200),
+            pool_max: reader.number("database.pool_max", 4..=200),
             connect_timeout: Duration::from_secs(reader.number("database.connect_timeout_s", 1..=300)),
             pooler: reader.flag("database.pooler"),
         };

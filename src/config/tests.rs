@@ -43,7 +43,7 @@ fn all_mistakes_come_out_together() {
     ]);
     assert!(text.contains("in 4 places"), "{text}");
     assert!(text.contains("worker.concurrency must be a whole number from 1 to 1000"), "{text}");
-    assert!(text.contains("database.pool_max must be a whole number from 2 to 200"), "{text}");
+    assert!(text.contains("database.pool_max must be a whole number from 4 to 200"), "{text}");
     assert!(text.contains("telemetry.log_format must be one of auto, human, json"), "{text}");
     assert!(text.contains("worker.concurency is not a setting; did you mean worker.concurrency?"), "{text}");
 }
