@@ -18,13 +18,26 @@ pub(super) struct Case {
     pub(super) answers: &'static [(&'static str, &'static str, u16)],
     /// Lines of the profile's `[probe]`.
     pub(super) probe: &'static str,
+    /// The payload of a job for the same resource that is done before.
+    pub(super) before: Option<fn(&Stage, usize, &str, &str) -> Value>,
+    /// The platform has only what somebody made there.
+    pub(super) strict: bool,
     /// The failure that every job ends in, after it has put things back; without one, every job is done.
     pub(super) dies_of: Option<&'static str>,
 }
 
 /// What most cases are.
-const PLAIN: Case =
-    Case { kind: "", kinds: "", payload: |_, _, _, _| Value::Null, calls: &[], answers: &[], probe: "", dies_of: None };
+const PLAIN: Case = Case {
+    kind: "",
+    kinds: "",
+    payload: |_, _, _, _| Value::Null,
+    calls: &[],
+    answers: &[],
+    probe: "",
+    before: None,
+    strict: false,
+    dies_of: None,
+};
 
 pub(super) const WIDGET_PATCH: Case = Case {
     kind: "widget-patch",
@@ -117,6 +130,33 @@ pub(super) const ASYNC_AUDIT: Case = Case {
     kinds: "[kinds.handshake]\naudit_via = \"async_query\"\n",
     calls: &[("genesys/channels", "GET", false), ("genesys/channels", "PUT", false), ("genesys/audit", "POST", true)],
     ..HANDSHAKE
+};
+
+/// There is no such channel yet.
+pub(super) const CREATE: Case = Case {
+    kinds: "[kinds.handshake]\ncreate_missing = true\n",
+    payload: |stage, n, id, tls| {
+        let mut payload = (HANDSHAKE.payload)(stage, n, id, tls);
+        payload["mode"] = json!("apply");
+        payload.as_object_mut().expect("an object").retain(|name, _| name != "audit" && name != "healthCallbackUrl");
+        payload
+    },
+    calls: &[("genesys/channels", "GET", false), ("genesys/channels", "POST", true)],
+    strict: true,
+    ..HANDSHAKE
+};
+
+/// The event comes a second time.
+pub(super) const ADVANCE: Case = Case { before: Some(CRM_SYNC.payload), ..CRM_SYNC };
+
+/// A newer one has been there before.
+pub(super) const NOTE: Case = Case {
+    before: Some(|stage, n, id, tls| {
+        let mut payload = (CRM_SYNC.payload)(stage, n, id, tls);
+        payload["data"]["version"] = json!(2);
+        payload
+    }),
+    ..CRM_SYNC
 };
 
 /// The socket lets everybody in, so the old channel is put back.
