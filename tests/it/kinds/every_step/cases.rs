@@ -146,18 +146,19 @@ pub(super) const CREATE: Case = Case {
     ..HANDSHAKE
 };
 
-/// The event comes a second time.
-pub(super) const ADVANCE: Case = Case { before: Some(CRM_SYNC.payload), ..CRM_SYNC };
+/// The thread as it is, under a version.
+fn versioned(stage: &Stage, n: usize, id: &str, tls: &str, version: u32) -> Value {
+    let mut payload = (CRM_SYNC.payload)(stage, n, id, tls);
+    payload["data"]["version"] = json!(version);
+    payload
+}
 
-/// A newer one has been there before.
-pub(super) const NOTE: Case = Case {
-    before: Some(|stage, n, id, tls| {
-        let mut payload = (CRM_SYNC.payload)(stage, n, id, tls);
-        payload["data"]["version"] = json!(2);
-        payload
-    }),
-    ..CRM_SYNC
-};
+/// A newer version that changes nothing: only the memory of it advances.
+pub(super) const ADVANCE: Case =
+    Case { before: Some(CRM_SYNC.payload), payload: |stage, n, id, tls| versioned(stage, n, id, tls, 2), ..CRM_SYNC };
+
+/// A newer version has been there before: it is noted and that is all.
+pub(super) const NOTE: Case = Case { before: Some(|stage, n, id, tls| versioned(stage, n, id, tls, 2)), ..CRM_SYNC };
 
 /// The socket lets everybody in, so the old channel is put back.
 pub(super) const ROLLBACK: Case = Case {
