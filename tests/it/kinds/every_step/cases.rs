@@ -4,14 +4,16 @@ use serde_json::{Value, json};
 
 use super::super::stage::Stage;
 
+/// A payload for a resource: its number, its id, and the address of a good socket.
+pub(super) type Payload = fn(&Stage, usize, &str, &str) -> Value;
+
 /// One kind's job, for any resource.
 #[derive(Clone, Copy)]
 pub(super) struct Case {
     pub(super) kind: &'static str,
     /// Tables of the tenant's profile.
     pub(super) kinds: &'static str,
-    /// The payload for a resource: its number, its id, and the address of a good socket.
-    pub(super) payload: fn(&Stage, usize, &str, &str) -> Value,
+    pub(super) payload: Payload,
     /// Class, method, and whether the resource's id is in the body rather than in the path, of each kind of call.
     pub(super) calls: &'static [(&'static str, &'static str, bool)],
     /// What the server answers to each call of a class and method after it has carried it out.
@@ -19,7 +21,7 @@ pub(super) struct Case {
     /// Lines of the profile's `[probe]`.
     pub(super) probe: &'static str,
     /// The payload of a job for the same resource that is done before.
-    pub(super) before: Option<fn(&Stage, usize, &str, &str) -> Value>,
+    pub(super) before: Option<Payload>,
     /// The platform has only what somebody made there.
     pub(super) strict: bool,
     /// The failure that every job ends in, after it has put things back; without one, every job is done.
