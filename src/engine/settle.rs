@@ -284,7 +284,10 @@ pub(crate) async fn run(
         tokio::select! {
             count = outcomes.recv_many(&mut arrived, BATCH_MAX), if open && desk.has_room() => {
                 open = count > 0;
-                hands.end(arrived.iter().map(|settled| (settled.job.id, settled.lease)));
+                // Only what succeeded makes room before it is settled: where an upstream is down, the settle may close
+                // its bucket, and the next attempts have to wait for that.
+                let done = arrived.iter().filter(|settled| settled.verdict == Verdict::Done);
+                hands.end(done.map(|settled| (settled.job.id, settled.lease)));
                 desk.accept(arrived.drain(..));
             }
             Some(written) = writes.join_next() => {

@@ -195,9 +195,8 @@ async fn an_upstream_that_is_down_is_probed_by_one_job_at_a_time() {
     .await;
     eventually("nobody holds a job", idle).await;
     let tried = env.count(None, "start");
-    // Each worker needs ten failures to be sure. Meanwhile it has sixteen jobs in its hands, and as many again may have
-    // failed and wait for the settle that closes the bucket.
-    assert!((10..=3 * (10 + 2 * 16)).contains(&tried), "{tried} tries before it closed");
+    // Each worker needs ten failures to be sure, and has sixteen jobs in its hands.
+    assert!((10..=3 * (10 + 16)).contains(&tried), "{tried} tries before it closed");
     for round in 0..6 {
         let tried = tried + round;
         let_probe(&db).await;
@@ -272,7 +271,7 @@ async fn a_backfill_leaves_the_rest_of_the_limit_alone() {
     let backfill: i32 = db.one("select granted from backhaul.bucket_take('acme', 'toy/box', 1000, true)").await;
     assert!((12..28).contains(&backfill), "{backfill}");
     let other: i32 = db.one("select granted from backhaul.bucket_take('acme', 'toy/box', 1000, false)").await;
-    assert!((47..75).contains(&(backfill + other)), "{backfill} and {other}");
+    assert!((47..75).contains(&(backfill + other)) && other >= 27, "{backfill} and {other}");
     // Who gets nothing learns how long to wait for his own part, not for the others'.
     db.run("update backhaul.buckets set tokens = 100, backfill_tokens = -1, refilled_at = now() + interval '1 hour'")
         .await;
