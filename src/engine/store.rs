@@ -68,9 +68,10 @@ impl StoreError {
 impl Store {
     /// Opens a pool. `pooler` is for a transaction pooler in between: no prepared statements, no start-up options.
     pub async fn connect(url: &str, connections_max: u32, pooler: bool) -> Result<Self, StoreError> {
-        let mut options = PgConnectOptions::from_str(url)
-            .map_err(|error| StoreError::Url(error.to_string()))?
-            .application_name("backhaul");
+        let mut options = PgConnectOptions::from_str(url).map_err(|error| StoreError::Url(error.to_string()))?;
+        if options.get_application_name().is_none() {
+            options = options.application_name("backhaul");
+        }
         options = if pooler {
             options.statement_cache_capacity(0)
         } else {

@@ -91,7 +91,7 @@ async fn a_backfill_job_runs_while_normal_work_flows() {
     eventually("three more have started", async || env.count(None, "start") == 14).await;
     assert!(env.order("start").contains(&900), "{:?}", env.order("start"));
     assert!(db.unfinished().await > 80, "normal work was still waiting");
-    worker.kill();
+    worker.kill().await;
 }
 
 /// Covers row 206: one tenant has 5,000 jobs waiting when another brings a single one. Counted in jobs and not in
@@ -109,7 +109,7 @@ async fn a_single_job_starts_beside_another_tenants_thousands() {
     let before = env.order("start").iter().position(|n| *n == 9_000).expect("started");
     // 16 ran, 16 were in the worker's hands, and one claim may have been on its way.
     assert!(before <= 16 + 16 + 32, "{before} of the big tenant's jobs started first");
-    worker.kill();
+    worker.kill().await;
 }
 
 /// The same for many small tenants at once: each has its job started early, none waits for the big one's backlog.
@@ -127,7 +127,7 @@ async fn forty_tenants_are_served_beside_a_big_one() {
     }
     let worker = worker(&db, &env, 8, 8);
     eventually("all small jobs end", async || (9_000..9_040).all(|n| env.count(Some(n), "end") == 1)).await;
-    worker.kill();
+    worker.kill().await;
     let order = env.order("start");
     let last = order.iter().rposition(|n| *n >= 9_000).expect("started");
     assert!(last < 40 * 4, "the last of 40 started as number {last}");
@@ -147,7 +147,7 @@ async fn tenants_share_by_weight() {
         }
         let worker = worker(&db, &env, concurrency, prefetch);
         eventually("a window of 640 is served", async || env.count(None, "start") >= 640).await;
-        worker.kill();
+        worker.kill().await;
         let heavy = env.order("start").iter().take(640).filter(|n| *n % 2 == 0).count();
         assert!((440..=520).contains(&heavy), "{heavy} of 640 with {concurrency} slots; three quarters are 480");
     }
@@ -169,7 +169,7 @@ async fn rest_earns_no_arrears_and_a_flood_makes_no_debts() {
     .await;
     let worker = worker(&db, &env, 2, 0);
     eventually("800 are served", async || env.count(None, "start") >= 800).await;
-    worker.kill();
+    worker.kill().await;
     let busy = env.order("start").iter().take(800).filter(|n| *n % 2 == 0).count();
     assert!(busy >= 100, "the busy tenant had {busy} of 800: the other one worked off a million");
 }
@@ -268,7 +268,7 @@ async fn what_cannot_be_served_hides_nobody() {
     db.enqueue(toys("free", "normal", 500..520, "ok")).await;
     eventually("the free tenant's jobs end", async || (500..520).all(|n| env.count(Some(n), "end") == 1)).await;
     assert_eq!(env.order("start").iter().filter(|n| **n < 500).count(), 1, "{:?}", env.order("start"));
-    worker.kill();
+    worker.kill().await;
 }
 
 /// A job that must run alone is held back like any other, and stops nobody while it is.

@@ -299,7 +299,7 @@ async fn two_rescuers_rescue_once_and_it_costs_no_attempt() {
     let ids = db.toys(&(0..10).map(|n| Toy::new(n).act("hang").act("wait")).collect::<Vec<_>>()).await;
     let dead = Worker::start_with(db.store.clone(), &env, Worker::patient());
     eventually("all run", async || env.order("start").len() == ids.len()).await;
-    dead.kill();
+    dead.kill().await;
     db.give_up_workers().await;
     let rescuers = [(); 2].map(|()| Worker::start_with(db.store.clone(), &env, rescuer()));
     eventually("all run again", async || env.order("start").len() == 2 * ids.len()).await;

@@ -139,7 +139,7 @@ async fn tries_are_counted_for_each_step_over_a_crash() {
         db.one::<i64>("select count(*) from backhaul.steps where state = 'done'").await == 2
     })
     .await;
-    worker.kill();
+    worker.kill().await;
     db.give_up_workers().await;
     let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
     db.drained_in_a_hurry().await;

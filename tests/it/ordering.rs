@@ -309,5 +309,5 @@ async fn a_late_job_of_a_busy_key_is_not_passed_over_for_ever() {
     env.gate.add_permits(40);
     eventually("forty have ended", async || env.order("end").len() >= 40).await;
     assert!(env.order("start").contains(&0), "the oldest job of the key still waits: {:?}", env.order("start"));
-    worker.kill();
+    worker.kill().await;
 }

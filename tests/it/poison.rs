@@ -27,13 +27,13 @@ async fn three_crashes_make_a_dead_letter_and_neighbours_survive() {
     for death in 1..=2 {
         let worker = start(&db, &env);
         eventually("all run", async || env.order("start").len() == ids.len() * death).await;
-        worker.kill();
+        worker.kill().await;
         db.give_up_workers().await;
     }
     let worker = start(&db, &env);
     eventually("it runs for the third time", async || env.count(Some(0), "start") == 3).await;
     assert_eq!(held(&db).await, 1, "from its second rescue on it runs alone");
-    worker.kill();
+    worker.kill().await;
     db.give_up_workers().await;
     let worker = start(&db, &env);
     db.drained().await;
@@ -59,7 +59,7 @@ async fn a_suspect_runs_with_nothing_else_in_hand() {
     for death in 1..=2 {
         let worker = start(&db, &env);
         eventually("it runs", async || env.count(Some(0), "start") == death).await;
-        worker.kill();
+        worker.kill().await;
         db.give_up_workers().await;
     }
     let worker = start(&db, &env);
@@ -82,7 +82,7 @@ async fn a_crashed_job_lets_the_next_of_its_key_go_on() {
     for death in 1..=3 {
         let worker = start(&db, &env);
         eventually("it runs", async || env.count(Some(0), "start") == death).await;
-        worker.kill();
+        worker.kill().await;
         db.give_up_workers().await;
     }
     let worker = start(&db, &env);

@@ -116,7 +116,7 @@ async fn nothing_is_lost_and_nothing_ends_twice() {
     let sweeper = tokio::spawn(sweep(db.url.clone(), done.clone()));
     for _ in 0..KILLS {
         tokio::time::sleep(KILL_EVERY).await;
-        workers.remove(0).kill();
+        workers.remove(0).kill().await;
         workers.push(start(&db, &env));
     }
     tokio::time::timeout(PATIENCE, producers.join_all()).await.expect("producers end");

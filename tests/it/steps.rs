@@ -147,7 +147,7 @@ async fn a_finished_step_is_not_repeated_after_a_crash() {
         db.one::<i64>("select count(*) from backhaul.steps where state = 'done'").await == 1
     })
     .await;
-    worker.kill();
+    worker.kill().await;
     db.give_up_workers().await;
     let worker = Worker::start_kinds(db.store.clone(), registry(&calls), Vec::new, Worker::options());
     db.drained().await;
@@ -228,7 +228,7 @@ async fn a_write_that_was_begun_and_not_ended_has_an_unknown_outcome() {
     stepper(&db, 1, &["wait in second", "ok"]).await;
     let worker = start(&db, &calls);
     eventually("it is inside the write", async || !calls.keys("second").is_empty()).await;
-    worker.kill();
+    worker.kill().await;
     db.give_up_workers().await;
     let worker = Worker::start_kinds(db.store.clone(), registry(&calls), Vec::new, Worker::options());
     db.drained().await;

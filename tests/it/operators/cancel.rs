@@ -132,7 +132,7 @@ async fn the_key_of_a_cancelled_job_outlives_no_dead_worker() {
     let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
     let ids = db.toys(&[Toy::new(1).keyed("k").act("hang"), Toy::new(2).keyed("k")]).await;
     state_is(&db, ids[1], "blocked").await;
-    worker.kill();
+    worker.kill().await;
     assert_eq!(cancel(&db, ids[0]).await.expect("cancels"), "cancelled_running");
     db.give_up_workers().await;
     db.run("select backhaul.rescue('1 hour', '0')").await;

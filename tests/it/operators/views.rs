@@ -64,7 +64,7 @@ async fn a_rescued_job_is_told_as_such() {
     let id = db.toys(&[Toy::new(1).act("hang")]).await[0];
     let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
     eventually("it runs", async || env.count(None, "start") == 1).await;
-    worker.kill();
+    worker.kill().await;
     assert_eq!(states(&db).await, [(id, "running".to_owned())]);
     db.give_up_workers().await;
     db.run("select backhaul.rescue('1 hour', '0')").await;

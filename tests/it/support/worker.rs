@@ -7,7 +7,7 @@ use sqlx::ConnectOptions;
 use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Database, PATIENCE, Toy, ToyEnv};
+use super::{Database, PATIENCE, Toy, ToyEnv, eventually};
 
 /// A running worker on a thread and with connections of its own, so that killing it leaves as little behind as killing
 /// a process: no task of it runs on, and the server sees its connections break. Killed when dropped.
@@ -15,6 +15,9 @@ pub(crate) struct Worker {
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
     runtime: Option<Runtime>,
+    /// Who it is among the server's connections, and whom to ask about them.
+    name: String,
+    watcher: Store,
 }
 
 impl Worker {
@@ -77,12 +80,13 @@ impl Worker {
             .enable_all()
             .build()
             .expect("a runtime");
-        let url = store.pool().connect_options().to_url_lossy();
+        let name = format!("worker-{}", uuid::Uuid::new_v4());
+        let url = (*store.pool().connect_options()).clone().application_name(&name).to_url_lossy();
         let task = runtime.spawn(async move {
             let own = Store::connect(url.as_str(), 10, options.pooler).await.expect("connects");
             run_worker(own, registry, sinks, options, until).await.expect("the worker starts");
         });
-        Self { stop, task: Some(task), runtime: Some(runtime) }
+        Self { stop, task: Some(task), runtime: Some(runtime), name, watcher: store }
     }
 
     /// Asks it to stop, as SIGTERM does, and does not wait.
@@ -98,9 +102,16 @@ impl Worker {
         }
     }
 
-    /// Ends at once, as a killed process would: nothing is reported, nothing handed back.
-    pub(crate) fn kill(self) {
+    /// Ends at once, as a killed process would: nothing is reported, nothing handed back. Waits until the server has seen
+    /// it go, because a heartbeat that was on its way would still count.
+    pub(crate) async fn kill(mut self) {
+        let (name, watcher) = (std::mem::take(&mut self.name), self.watcher.clone());
         drop(self);
+        eventually("the server has seen it go", async || {
+            let left = "select count(*) from pg_stat_activity where application_name = $1";
+            sqlx::query_scalar::<_, i64>(left).bind(&name).fetch_one(watcher.pool()).await.is_ok_and(|left| left == 0)
+        })
+        .await;
     }
 }
 
