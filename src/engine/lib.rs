@@ -4,6 +4,7 @@
 
 mod apalis;
 mod attempt;
+mod batch;
 mod breaker;
 mod claim;
 mod clock;

@@ -23,6 +23,13 @@ pub(crate) fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the statement was refused for a value in it: one that no column takes, that breaks a constraint, or that is
+/// beyond a limit of Postgres.
+pub(crate) fn is_of_a_value(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+}
+
 /// Growing pauses with jitter, from 50 ms to 5 s, without end.
 #[derive(Default)]
 pub(crate) struct Pause {

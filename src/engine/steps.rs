@@ -13,7 +13,7 @@ use crate::{
     context::JobInfo,
     events::{EventColumns, EventRow},
     failure::Failure,
-    reconnect::is_passing,
+    reconnect::{is_of_a_value, is_passing},
     store::Store,
 };
 
@@ -107,8 +107,12 @@ pub(crate) fn stored<T: DeserializeOwned>(
 }
 
 /// A database that is away is nobody's failure: the job comes back in a moment, and its tries are for its upstream. What
-/// it refuses for another reason costs a try, as a failure of the step.
+/// it refuses for another reason costs a try, as a failure of the step; a value that it does not take it would refuse at
+/// every try, and each would call the upstream again.
 pub(crate) fn unreachable_store(clock: &Clock, error: sqlx::Error) -> Failure {
+    if is_of_a_value(&error) {
+        return Failure::permanent("store_refused", error);
+    }
     if !is_passing(&error) {
         return Failure::transient("store_refused", error);
     }

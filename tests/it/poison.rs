@@ -137,3 +137,53 @@ async fn words_that_postgres_cannot_store_doom_nobody() {
         db.one("select payload from backhaul.outbox_events where type = 'dev.backhaul.toy.nul'").await;
     assert_eq!(told["\u{fffd}"], serde_json::json!(["\u{fffd}"]));
 }
+
+/// Postgres refuses the outcome of one job for a value in it: that job is dead with Postgres's words, and those that are
+/// settled with it do not notice. None of them runs again.
+///
+/// Covers row 205.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_postgres_does_not_store_holds_up_nobody() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    db.run("alter table backhaul.events add constraint not_this check (type <> 'dev.backhaul.toy.nul')").await;
+    // All at the gate, so that one settle has many of them.
+    let mut toys: Vec<_> = (0..12).map(|n| Toy::new(n).act("wait")).collect();
+    toys[5] = Toy::new(5).act("wait nul").keyed("k");
+    toys.push(Toy::new(12).keyed("k"));
+    let ids = db.toys(&toys).await;
+    let worker = start(&db, &env);
+    eventually("all run", async || env.order("start").len() == 12).await;
+    env.gate.add_permits(12);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!(env.order("start").len(), ids.len(), "each runs once");
+    for (n, id) in ids.iter().enumerate() {
+        let end = if n == 5 { "job.dead" } else { "job.completed" };
+        assert_eq!(db.told(*id).await, [end], "toy {n}");
+    }
+    let dead: Vec<(i64, String, String)> =
+        db.rows("select id, reason, error ->> 'message' from backhaul.dead_letters").await;
+    assert_eq!((dead.len(), dead[0].0, dead[0].1.as_str()), (1, ids[5], "outcome_refused"));
+    assert!(dead[0].2.contains("not_this"), "{}", dead[0].2);
+    assert_eq!(held(&db).await, 0);
+}
+
+/// Postgres refuses what a step found: the job is dead at once, because every further try would make the call again.
+///
+/// Covers row 205.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_postgres_does_not_store_is_not_taken_again() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    db.run("alter table backhaul.steps add constraint not_this check (name <> 'b')").await;
+    let id = db.toys(&[Toy::new(0).act("steps")]).await[0];
+    let worker = start(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!((env.count(None, "step a"), env.count(None, "step b")), (1, 1));
+    assert_eq!(db.told(id).await, ["toy.stepped", "job.dead"]);
+    let dead: Vec<(String, String)> = db.rows("select reason, error ->> 'message' from backhaul.dead_letters").await;
+    assert_eq!(dead[0].0, "store_refused");
+    assert!(dead[0].1.contains("not_this"), "{}", dead[0].1);
+}
