@@ -181,7 +181,11 @@ begin
         v_rank := c.rank;
         select x.position into v_position from backhaul.cursors x
         where x.lane = c.lane and x.priority = c.priority for update skip locked;
-        continue when not found;
+        if not found then
+            -- Another claim or the sweep is there for a moment, and leaves work behind perhaps: lower levels wait.
+            v_cut := true;
+            continue;
+        end if;
         v_fair := ceil(v_left::double precision * c.weight / c.weights);
         v_share := v_fair;
         if c.capped then

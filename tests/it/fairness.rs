@@ -73,6 +73,37 @@ async fn the_more_urgent_starts_first() {
     assert_eq!(ranks, sorted, "{:?}", env.order("start"));
 }
 
+/// Another claim, or the sweep, has the most urgent work's cursor locked for a moment: what is as urgent goes on, and
+/// nothing less urgent slips past.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_less_urgent_slips_past_a_cursor_that_somebody_holds() {
+    let db = database().await;
+    let mut jobs = toys("acme", "normal", 0..3, "ok");
+    jobs.extend(toys("acme", "backfill", 3..6, "ok"));
+    jobs.extend(toys("globex", "normal", 6..8, "ok"));
+    let ids = db.enqueue(jobs).await;
+    db.run(
+        "select backhaul.promote(1000, '-infinity');
+         select backhaul.register_worker('00000000-0000-4000-8000-000000000001', 'here', 1, 'test', '{toy@1}', 4)",
+    )
+    .await;
+    let claim = "select id from backhaul.claim('00000000-0000-4000-8000-000000000001', '{toy@1}', 2, '-infinity')";
+    let mut holder = db.store.pool().begin().await.expect("begins");
+    sqlx::query(
+        "select from backhaul.cursors c join backhaul.lanes l on l.id = c.lane
+         where l.tenant = 'acme' and c.priority = 2 for update of c",
+    )
+    .execute(&mut *holder)
+    .await
+    .expect("locks");
+    let claimed: Vec<(i64,)> = db.rows(claim).await;
+    assert_eq!(claimed, [(ids[6],), (ids[7],)], "as urgent, of another tenant");
+    assert!(db.rows::<(i64,)>(claim).await.is_empty(), "what is left is less urgent");
+    holder.rollback().await.expect("lets go");
+    let claimed: Vec<(i64,)> = db.rows(claim).await;
+    assert_eq!(claimed, [(ids[0],), (ids[1],)]);
+}
+
 /// Work that waits grows older: after thirty seconds a level, so that a flood of normal work cannot starve a backfill.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_job_runs_while_normal_work_flows() {

@@ -81,7 +81,8 @@ impl Worker {
             .build()
             .expect("a runtime");
         let name = format!("worker-{}", uuid::Uuid::new_v4());
-        let url = (*store.pool().connect_options()).clone().application_name(&name).to_url_lossy();
+        let mut url = store.pool().connect_options().to_url_lossy();
+        url.query_pairs_mut().append_pair("application_name", &name);
         let task = runtime.spawn(async move {
             let own = Store::connect(url.as_str(), 10, options.pooler).await.expect("connects");
             run_worker(own, registry, sinks, options, until).await.expect("the worker starts");
@@ -106,12 +107,13 @@ impl Worker {
     /// it go, because a heartbeat that was on its way would still count.
     pub(crate) async fn kill(mut self) {
         let (name, watcher) = (std::mem::take(&mut self.name), self.watcher.clone());
+        let is_there = async || {
+            let known = "select exists (select from pg_stat_activity where application_name = $1)";
+            sqlx::query_scalar::<_, bool>(known).bind(&name).fetch_one(watcher.pool()).await.expect("looks")
+        };
+        eventually("the server knows it", is_there).await;
         drop(self);
-        eventually("the server has seen it go", async || {
-            let left = "select count(*) from pg_stat_activity where application_name = $1";
-            sqlx::query_scalar::<_, i64>(left).bind(&name).fetch_one(watcher.pool()).await.is_ok_and(|left| left == 0)
-        })
-        .await;
+        eventually("the server has seen it go", async || !is_there().await).await;
     }
 }
 
