@@ -5,7 +5,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{
     FromRow, Postgres, Row,
-    pool::PoolConnection,
     postgres::{PgArguments, PgRow},
     query::QueryAs,
 };
@@ -68,29 +67,8 @@ pub(crate) struct Wish<'a> {
     pub strays: bool,
 }
 
-/// Where claims are sent. A pool would ask its connection before each use whether it still lives, and that round trip
-/// would be on the way of every job that wakes a worker.
-#[derive(Default)]
-pub(crate) struct Line(Option<PoolConnection<Postgres>>);
-
-impl Line {
-    /// Takes jobs. After an error the next claim has another connection.
-    pub(crate) async fn claim(&mut self, store: &Store, wish: &Wish<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
-        if store.pooled() {
-            return wish.query().fetch_all(store).await;
-        }
-        let mut connection = match self.0.take() {
-            Some(connection) => connection,
-            None => store.pool().acquire().await?,
-        };
-        let claimed = wish.query().fetch_all(&mut *connection).await?;
-        self.0 = Some(connection);
-        Ok(claimed)
-    }
-}
-
 impl<'a> Wish<'a> {
-    fn query(&self) -> QueryAs<'a, Postgres, Claimed, PgArguments> {
+    pub(crate) fn query(&self) -> QueryAs<'a, Postgres, Claimed, PgArguments> {
         sqlx::query_as("select * from backhaul.claim($1, $2, $3, coalesce($4, '-infinity'::timestamptz), $5)")
             .bind(self.worker)
             .bind(self.kinds)

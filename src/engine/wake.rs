@@ -1,10 +1,9 @@
 //! Sleeping and waking: a worker says that it is about to sleep, and the next producer rings.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    future::{Future, pending},
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,13 +11,15 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgListener;
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout},
+    time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::{reconnect::Pause, store::Store};
+use crate::{
+    claim::{Claimed, Wish},
+    store::Store,
+};
 
 /// While jobs keep coming at shorter intervals than this, the worker stays registered: signing on and off for each
 /// would cost more than a notification, and a producer would find nobody in the gap.
@@ -43,18 +44,12 @@ const LOOKS: u32 = 8;
 #[derive(Default)]
 pub(crate) struct Ringer {
     rung: Notify,
-    count: AtomicU64,
 }
 
 impl Ringer {
     /// Wakes the worker.
     pub(crate) fn ring(&self) {
         self.rung.notify_one();
-    }
-
-    fn hear(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.ring();
     }
 }
 
@@ -63,6 +58,9 @@ pub(crate) struct Bell {
     store: Store,
     worker: Uuid,
     ringer: Arc<Ringer>,
+    /// Rings heard so far.
+    heard: u64,
+    line: Line,
     signed_on: Option<Instant>,
     last_idle: Instant,
     /// Since when rings are counted, and how many there were before.
@@ -71,10 +69,36 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
-    pub(crate) fn new(store: Store, worker: Uuid) -> Self {
+    /// One that hears notifications, or behind a transaction pooler, where none come through, only its own handles.
+    pub(crate) fn new(store: Store, worker: Uuid, hears: bool) -> Self {
         let now = Instant::now();
-        let ringer = Arc::default();
-        Self { store, worker, ringer, signed_on: None, last_idle: now, counting: (now, 0), looks: 0 }
+        Self {
+            line: Line::new(store.clone(), hears),
+            store,
+            worker,
+            ringer: Arc::default(),
+            heard: 0,
+            signed_on: None,
+            last_idle: now,
+            counting: (now, 0),
+            looks: 0,
+        }
+    }
+
+    /// Takes jobs, over the connection that hears.
+    pub(crate) async fn claim(&mut self, wish: &Wish<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
+        let claimed = self.line.claim(wish).await;
+        // What rang meanwhile may be of a commit that the claim did not see.
+        let rings = self.line.unread();
+        self.hear(rings);
+        claimed
+    }
+
+    fn hear(&mut self, rings: u64) {
+        if rings > 0 {
+            self.heard += rings;
+            self.ringer.ring();
+        }
     }
 
     /// A handle that rings, for our own promotions.
@@ -132,10 +156,9 @@ impl Bell {
         if span < RINGS_COUNTED {
             return false;
         }
-        let count = self.ringer.count.load(Ordering::Relaxed);
-        self.counting = (Instant::now(), count);
+        self.counting = (Instant::now(), self.heard);
         // A long quiet time before must not hide that they come fast now.
-        span < RINGS_COUNTED * 3 && (count - before) as f64 > RINGS_MAX * span.as_secs_f64()
+        span < RINGS_COUNTED * 3 && (self.heard - before) as f64 > RINGS_MAX * span.as_secs_f64()
     }
 
     /// When the next scheduled job is due.
@@ -143,44 +166,91 @@ impl Bell {
         sqlx::query_scalar("select backhaul.next_due()").fetch_one(&self.store).await
     }
 
-    /// Sleeps until somebody rings, at most `longest`.
-    pub(crate) async fn sleep(&self, longest: Duration) {
-        // Either end of the wait means the same: look again.
-        let _ = timeout(longest, self.ringer.rung.notified()).await;
-    }
-}
-
-/// Listens until `stop`, on a connection of its own. Where notifications do not come through (a transaction pooler),
-/// polling alone carries on.
-pub(crate) async fn listen(store: Store, ringer: Arc<Ringer>, stop: CancellationToken) {
-    let mut pause = Pause::default();
-    while !stop.is_cancelled() {
-        let heard = tokio::select! {
-            () = stop.cancelled() => return,
-            heard = hear(&store, &ringer) => heard,
-        };
-        if let Err(error) = heard {
+    /// Sleeps until somebody rings or `freed`, at most `longest`.
+    pub(crate) async fn sleep(&mut self, longest: Duration, freed: impl Future<Output = ()>) {
+        let ringer = self.ringer.clone();
+        // Each end of the wait means the same: look again.
+        let woken = async {
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = pause.after(&error, "the listener") => {}
+                () = ringer.rung.notified() => {}
+                () = freed => {}
+                () = sleep(longest) => {}
             }
-        } else {
-            pause = Pause::default();
+        };
+        self.until(woken).await;
+    }
+
+    /// Waits for `event`, and hears meanwhile: notifications that nobody reads fill the connection and then, behind it, the
+    /// queue of the whole server.
+    pub(crate) async fn until(&mut self, event: impl Future<Output = ()>) {
+        let mut event = pin!(event);
+        loop {
+            let rings = tokio::select! {
+                () = &mut event => return,
+                rings = self.line.hear() => rings,
+            };
+            self.hear(rings);
         }
-        ringer.ring();
     }
 }
 
-async fn hear(store: &Store, ringer: &Ringer) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(store.pool()).await?;
-    listener.listen("backhaul").await?;
-    loop {
-        match listener.try_recv().await? {
-            Some(_) => ringer.hear(),
-            None => {
+/// The connection that hears, over which claims are sent as well: the server has just woken its backend with the
+/// notification, and a second one would have to be woken for the claim. A pool would besides ask before each use whether
+/// its connection still lives, one more round trip on the way of every job that wakes a worker.
+struct Line {
+    store: Store,
+    hears: bool,
+    open: Option<PgListener>,
+}
+
+impl Line {
+    fn new(store: Store, hears: bool) -> Self {
+        Self { store, hears, open: None }
+    }
+
+    /// After an error the next claim has another connection.
+    async fn claim(&mut self, wish: &Wish<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
+        if !self.hears {
+            return wish.query().fetch_all(&self.store).await;
+        }
+        let mut line = match self.open.take() {
+            Some(line) => line,
+            None => self.connect().await?,
+        };
+        let claimed = wish.query().fetch_all(&mut line).await?;
+        self.open = Some(line);
+        Ok(claimed)
+    }
+
+    async fn connect(&self) -> Result<PgListener, sqlx::Error> {
+        let mut line = PgListener::connect_with(self.store.pool()).await?;
+        // A break is ours to see: what was rung before the next connection was not heard.
+        line.eager_reconnect(false);
+        line.listen("backhaul").await?;
+        Ok(line)
+    }
+
+    /// How many rings came while a claim was under way.
+    fn unread(&mut self) -> u64 {
+        let Some(line) = &mut self.open else { return 0 };
+        std::iter::from_fn(|| line.next_buffered()).count() as u64
+    }
+
+    /// Waits for a ring. A connection that breaks counts as one, because the next claim opens another; without one there
+    /// is nothing to hear.
+    async fn hear(&mut self) -> u64 {
+        let Some(line) = &mut self.open else { return pending().await };
+        match line.try_recv().await {
+            Ok(Some(_)) => {}
+            Ok(None) => {
                 warn!("the listening connection broke; opening another");
-                return Ok(());
+                self.open = None;
+            }
+            Err(error) => {
+                warn!(%error, "the listening connection broke; opening another");
+                self.open = None;
             }
         }
+        1
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     apalis::{self, Outcomes},
     attempt::Workbench,
-    claim::{self, Claimed, Line, Wish},
+    claim::{self, Claimed, Wish},
     clock::Clock,
     hands::Hands,
     maintenance::{self, Signals},
@@ -25,7 +25,7 @@ use crate::{
     relay::{self, Sink},
     schedules, settle,
     store::{Store, StoreError},
-    wake::{self, Bell},
+    wake::Bell,
 };
 
 /// Jobs that a transaction needs longer than this to commit may be found due only by the next full look.
@@ -130,7 +130,7 @@ async fn live(
     let settled = Arc::new(tokio::sync::Notify::new());
     let (jobs, inbox) = mpsc::channel(options.concurrency + options.prefetch);
     let (outcomes, results) = mpsc::unbounded_channel();
-    let mut bell = Bell::new(bench.store.clone(), bench.worker);
+    let mut bell = Bell::new(bench.store.clone(), bench.worker, !options.pooler);
 
     // Attempts stop by their channel closing; what serves them stops after them; then sealing, and publishing last of
     // all, so that what this worker's jobs told has left when it ends.
@@ -140,7 +140,7 @@ async fn live(
     let settles = tokio::spawn(settle::run(bench.clone(), hands.clone(), metrics.clone(), results, settled.clone()));
     let attempts =
         tokio::spawn(apalis::run(bench.clone(), inbox, outcomes.clone(), options.concurrency, stopping.clone()));
-    let mut around = vec![
+    let around = vec![
         tokio::spawn(maintenance::heartbeats(
             bench.clone(),
             hands.clone(),
@@ -151,9 +151,6 @@ async fn live(
         tokio::spawn(maintenance::tasks(bench.clone(), signals.clone(), options.clone(), bell.handle(), quit.clone())),
         tokio::spawn(schedules::run(bench.store.clone(), quit.clone())),
     ];
-    if !options.pooler {
-        around.push(tokio::spawn(wake::listen(bench.store.clone(), bell.handle(), quit.clone())));
-    }
     let seals = tokio::spawn(relay::seal(bench.store.clone(), settled, sealed.clone(), quit.clone()));
     let mut relays = Vec::new();
     for sink in sinks {
@@ -176,7 +173,6 @@ async fn live(
         jobs,
         bell: &mut bell,
         kinds: bench.registry.labels(),
-        line: Line::default(),
         looked: Instant::now() - FULL_LOOK_EVERY,
         due_after: None,
         caught_up: false,
@@ -188,6 +184,8 @@ async fn live(
     }
     stopping.cancel();
     drop(claims);
+    // Nobody reads its connection any more (see Bell::until).
+    drop(bell);
     wind_down(&hands, &signals, &options, attempts, outcomes).await;
     // Everybody who could report an outcome is gone, so the settles end once they have written what is there. While
     // the database is away they wait for it, but not for longer than a stop may take.
@@ -275,7 +273,6 @@ struct Claims<'a> {
     jobs: mpsc::Sender<Arc<Claimed>>,
     bell: &'a mut Bell,
     kinds: Vec<String>,
-    line: Line,
     looked: Instant,
     due_after: Option<DateTime<Utc>>,
     /// The last claim brought less than it could have.
@@ -308,7 +305,7 @@ impl Claims<'_> {
         }
         let free = self.hands.room();
         if free == 0 {
-            self.hands.freed().await;
+            self.bell.until(self.hands.freed()).await;
             return Ok(());
         }
         let claimed = self.claim(free).await?;
@@ -330,10 +327,7 @@ impl Claims<'_> {
         // Something is due already and was not claimable: it belongs to kinds or lanes that are not ours now.
         let longest = until_due.filter(|due| !due.is_zero()).map_or(longest, |due| due.min(longest));
         // A settle of ours may have made room, or handed an ordering key on.
-        tokio::select! {
-            () = self.bell.sleep(longest.max(Duration::from_millis(1))) => {}
-            () = self.hands.freed() => {}
-        }
+        self.bell.sleep(longest.max(Duration::from_millis(1)), self.hands.freed()).await;
         Ok(())
     }
 
@@ -348,7 +342,7 @@ impl Claims<'_> {
             due_after: after,
             strays: self.caught_up && self.bell.is_awake(),
         };
-        let claimed = self.line.claim(&self.bench.store, &wish).await?;
+        let claimed = self.bell.claim(&wish).await?;
         self.caught_up = claimed.len() < want;
         if full {
             self.looked = Instant::now();
@@ -373,7 +367,7 @@ impl Claims<'_> {
     /// Runs one job with nothing else in hand: its worker died twice, and its neighbours shall not pay.
     async fn alone(&mut self) -> Result<(), sqlx::Error> {
         while self.hands.count() > 0 {
-            self.hands.freed().await;
+            self.bell.until(self.hands.freed()).await;
         }
         let claimed = claim::claim_alone(&self.bench.store, self.bench.worker, &self.kinds).await?;
         self.signals.alone.store(false, Ordering::Relaxed);
@@ -381,7 +375,7 @@ impl Claims<'_> {
             info!(job_id = one.job.id, kind = %one.job.kind, rescues = one.job.rescues, "running a job alone");
             self.hand_out(vec![one]);
             while self.hands.count() > 0 {
-                self.hands.freed().await;
+                self.bell.until(self.hands.freed()).await;
             }
         }
         Ok(())
