@@ -44,7 +44,7 @@ end $$;
 -- Everything that finished since the last settle, in one transaction and one round trip. Outcomes whose lease is gone
 -- change nothing, and neither do outcomes of jobs that were cancelled meanwhile: their events are not written either.
 -- A job must still be where its lease has it: a settle whose reply was lost is sent again, and by then a retried job
--- may be in other hands while the lease lives on with its neighbours.
+-- may be in other hands while the lease lives on with its neighbours. A job may be named once.
 --   done      ids of finished jobs, with the lease of each
 --   others    [{"id", "lease", "do": "retry" | "later" | "dead" | "lost", "delay_ms", "attempt", "reason", "error"}]
 --   events    parallel arrays; an event is written when its job's outcome was

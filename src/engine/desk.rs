@@ -12,7 +12,9 @@ const AT_ONCE_MAX: usize = 2;
 const BESIDE_MIN: usize = 100;
 
 /// What waits to be written. The outcomes of one lease never lie in two settles at once: the one that ends the lease
-/// could commit first, and the other would be refused.
+/// could commit first, and the other would be refused. A job never lies in one settle twice: a server that crashed may
+/// have forgotten the lease of one that then came into the same hands under another, and of two outcomes in one settle
+/// both would be told.
 #[derive(Default)]
 pub(crate) struct Desk {
     ready: Vec<Settlement>,
@@ -35,10 +37,12 @@ impl Desk {
         if writing >= AT_ONCE_MAX || self.ready.len() < enough {
             return None;
         }
-        let batch: Vec<_> = self.ready.drain(..self.ready.len().min(BATCH_MAX)).collect();
+        let mut jobs = HashSet::new();
+        let (batch, again): (Vec<_>, Vec<_>) =
+            self.ready.drain(..self.ready.len().min(BATCH_MAX)).partition(|settled| jobs.insert(settled.job.id));
         self.in_flight.extend(batch.iter().map(|settled| settled.lease));
         // What was left over may share a lease with it.
-        let rest = std::mem::take(&mut self.ready);
+        let rest = again.into_iter().chain(std::mem::take(&mut self.ready)).collect::<Vec<_>>();
         self.accept(rest);
         Some(batch)
     }
@@ -125,6 +129,18 @@ mod tests {
         let third = desk.next(1).expect("worth it");
         assert!(third.iter().all(|settled| settled.lease != 12));
         assert!(third.iter().any(|settled| settled.lease == 10) && third.iter().any(|settled| settled.lease == 13));
+        assert!(desk.is_empty());
+    }
+
+    #[test]
+    fn a_job_never_lies_in_one_settle_twice() {
+        let mut desk = Desk::default();
+        desk.accept([settlement(1, 10), settlement(1, 11), settlement(2, 11), settlement(1, 12)]);
+        assert_eq!(jobs(desk.next(0)), [1, 2]);
+        desk.quiet();
+        assert_eq!(jobs(desk.next(0)), [1]);
+        desk.quiet();
+        assert_eq!(jobs(desk.next(0)), [1]);
         assert!(desk.is_empty());
     }
 

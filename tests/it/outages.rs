@@ -258,3 +258,31 @@ async fn a_settle_that_the_server_forgot_is_made_up_for() {
     db.assert_ended_once(&ids).await;
     assert_eq!(env.order("start").len(), 3);
 }
+
+/// A server that crashed has forgotten a claim, and the same worker, whose attempt runs on, claims the job again. Both
+/// attempts end while a settle is under way, so that the next one has them both. One end is told.
+///
+/// Covers row 201.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_twice_in_the_same_hands_ends_once() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let mut ids = db.toys(&[Toy::new(0).act("wait")]).await;
+    let worker = Worker::start_with(db.store.clone(), &env, Worker::patient());
+    eventually("it runs", async || env.count(Some(0), "start") == 1).await;
+    db.run("delete from backhaul.leases; update backhaul.jobs set seq = null, due_at = clock_timestamp()").await;
+    db.hurry().await;
+    eventually("it runs twice", async || env.count(Some(0), "start") == 2).await;
+    let mut settles = db.store.pool().begin().await.expect("begins");
+    sqlx::raw_sql("lock table backhaul.events in exclusive mode").execute(&mut *settles).await.expect("locks");
+    ids.extend(db.toys(&[Toy::new(1)]).await);
+    let waits = "select exists (select from pg_stat_activity where datname = current_database()
+                                and wait_event_type = 'Lock' and query like '%backhaul.settle(%')";
+    eventually("another job's settle is under way", async || db.one::<bool>(waits).await).await;
+    env.gate.add_permits(2);
+    eventually("both end", async || env.count(Some(0), "end") == 2).await;
+    settles.rollback().await.expect("lets go");
+    db.drained().await;
+    worker.stop().await;
+    db.assert_ended_once(&ids).await;
+}
