@@ -51,7 +51,20 @@ impl Database {
 
     /// Makes every worker that runs now, or was killed, look as if it had not been heard of for ever.
     pub(crate) async fn give_up_workers(&self) {
+        self.let_the_given_up_rest().await;
         self.run("update backhaul.workers set heartbeat_at = '-infinity'").await;
+    }
+
+    /// Whoever is given up stays so: a heartbeat that a killed worker had sent may come later, and would count for as long
+    /// as a patient worker waits.
+    pub(crate) async fn let_the_given_up_rest(&self) {
+        self.run(
+            "create or replace function public.rest() returns trigger language plpgsql as $$
+             begin new.heartbeat_at := '-infinity'; return new; end $$;
+             create or replace trigger given_up before update on backhaul.workers for each row
+                 when (old.heartbeat_at = '-infinity') execute function public.rest()",
+        )
+        .await;
     }
 
     /// Makes every job that waits for its time due now, and wakes whoever sleeps.

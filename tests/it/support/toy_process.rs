@@ -197,6 +197,7 @@ impl ToyProcess {
 impl Database {
     /// Makes the worker of a process look as if it had not been heard of for ever.
     pub(crate) async fn give_up_process(&self, id: u32) {
+        self.let_the_given_up_rest().await;
         sqlx::query("update backhaul.workers set heartbeat_at = '-infinity' where pid = $1")
             .bind(i32::try_from(id).expect("a process id"))
             .execute(self.store.pool())
