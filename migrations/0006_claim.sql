@@ -43,8 +43,9 @@ begin
     return case when v_seen = v_caps then v_room else 0 end;
 end $$;
 
--- Gives a new place to the jobs that were committed behind the cursor, whose row the caller has locked: live rows with
--- floor < seq <= position that no lease holds. `seen` is more than `moved` while somebody else holds one's row.
+-- Gives a new place to the jobs that were committed behind the cursor: live rows with floor < seq <= position that no
+-- lease holds. The cursor may be one that was read a while ago: what lay behind it then is leased or gone now, or a
+-- straggler, and nobody can lease that at its place. `seen` is more than `moved` while somebody else holds one's row.
 create function backhaul.adopt(k backhaul.cursors, out seen integer, out moved integer)
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -124,26 +125,34 @@ declare
     v_paid text[] := '{}';
     v_durable text := current_setting('synchronous_commit');
     v_now timestamptz := clock_timestamp();
+    v_known boolean;
+    v_due boolean;
 begin
-    perform set_config('synchronous_commit', 'off', true);
-    if not exists (select from backhaul.workers w where w.id = p_worker) then
+    -- One statement instead of four: a claim that brings one job takes as long as its statements are many.
+    select set_config('synchronous_commit', 'off', true) is not null
+               and exists (select from backhaul.workers w where w.id = p_worker),
+           (select true from backhaul.jobs j
+            where j.due_at > p_due_after and j.due_at <= v_now and j.rescues < 2
+            order by j.due_at limit 1),
+           (select array_agg(p.kind || '/' || p.tenant)
+            from backhaul.caps p where backhaul.held(p.kind, p.tenant) >= p.running_max)
+    into v_known, v_due, v_full;
+    if not v_known then
         raise exception 'worker_unknown: this worker was given up for dead'
             using errcode = 'BH030', hint = 'register again under a new id';
     end if;
-    if (select true from backhaul.jobs j
-        where j.due_at > p_due_after and j.due_at <= v_now and j.rescues < 2
-        order by j.due_at limit 1) then
+    if v_due then
         perform backhaul.promote(greatest(p_want * 2, 200), p_due_after);
     end if;
     if p_strays then
         for k in select x.* from backhaul.cursors x
                  where x.awake and x.floor < x.position and x.served_at > clock_timestamp() - interval '1 second'
+                   -- While a long transaction holds the floor back, a look is for the sweep, which holds up no claim.
+                   and x.position - x.floor < 10000
                  order by x.served_at desc limit 16 for update skip locked loop
             perform backhaul.adopt(k);
         end loop;
     end if;
-    select array_agg(p.kind || '/' || p.tenant) into v_full
-    from backhaul.caps p where backhaul.held(p.kind, p.tenant) >= p.running_max;
     for c in
         select r.*, sum(r.weight) over (partition by r.rank order by r.fair, r.served_at, r.lane, r.priority
                                         rows between current row and unbounded following) as weights
@@ -243,18 +252,30 @@ begin
             where b.tenant = c.tenant and b.name = c.bucket;
         end if;
         continue when v_last is null;
-        update backhaul.cursors x set position = v_last, served_at = clock_timestamp(),
-            pass = greatest(x.pass, c.fair) + cardinality(v_ids)::double precision / c.weight
-        where x.lane = c.lane and x.priority = c.priority;
-        continue when v_ids = '{}';
+        with moved as (
+            update backhaul.cursors x set position = v_last, served_at = clock_timestamp(),
+                pass = greatest(x.pass, c.fair) + cardinality(v_ids)::double precision / c.weight
+            where x.lane = c.lane and x.priority = c.priority
+        )
         insert into backhaul.leases (worker, lane, priority, seqs)
-        values (p_worker, c.lane, c.priority, v_seqs) returning leases.id into v_lease;
+        select p_worker, c.lane, c.priority, v_seqs where v_ids <> '{}' returning leases.id into v_lease;
+        continue when v_ids = '{}';
         v_leases := v_leases || array_fill(v_lease, array[cardinality(v_ids)]);
         v_jobs := v_jobs || v_ids;
         v_paid := v_paid || array_fill(case when c.limited then c.bucket end, array[cardinality(v_ids)]);
         v_left := v_left - cardinality(v_ids);
         exit when v_left <= 0;
     end loop;
+    if v_paced then
+        -- What has expired goes no further than its worker: its tokens are for those behind it.
+        update backhaul.buckets b set tokens = b.tokens + e.n,
+            backfill_tokens = b.backfill_tokens + case when b.backfill_share < 1 then e.backfill else 0 end
+        from (select j.tenant, u.paid, count(*) as n, count(*) filter (where j.priority = 4) as backfill
+              from unnest(v_jobs, v_paid) as u (id, paid)
+              cross join lateral (select x.* from backhaul.jobs x where x.id = u.id offset 0) j
+              where u.paid is not null and j.deadline_at <= v_now group by j.tenant, u.paid) e
+        where b.tenant = e.tenant and b.name = e.paid;
+    end if;
     return query
     select u.lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
            j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, u.paid,
@@ -310,13 +331,18 @@ declare
     v_job record;
     v_lease bigint;
 begin
-    perform set_config('synchronous_commit', 'off', true);
     if not exists (select from backhaul.workers w where w.id = p_worker) then
         raise exception 'worker_unknown: this worker was given up for dead' using errcode = 'BH030';
     end if;
-    select j.id, j.lane, j.priority, j.kind, j.tenant into v_job from backhaul.jobs j
+    select j.id, j.lane, j.priority, j.kind, j.tenant, j.ordering_key into v_job from backhaul.jobs j
     where j.id = backhaul.waits_alone(p_kinds) and j.due_at is not null for update skip locked;
     if v_job.id is null or backhaul.cap_room(v_job.kind, v_job.tenant) <= 0 then
+        return;
+    end if;
+    if v_job.ordering_key is null then
+        perform set_config('synchronous_commit', 'off', true);
+    elsif backhaul.reserve_keys(array[v_job.id]) is null then
+        -- Another job got the key while this one was put off; it waits behind that one now.
         return;
     end if;
     update backhaul.jobs j set seq = -j.id, due_at = null where j.id = v_job.id;

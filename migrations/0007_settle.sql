@@ -9,6 +9,21 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
                        '[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+', '#', 'gi')), 'UTF8')), 'hex'), 16)
 $$;
 
+-- A job's failures with one more: the first, and the latest nineteen. Those that cost no try may come thousands of times,
+-- so a series of the same is the latest of them, with how many they were.
+create function backhaul.with_error(p_errors jsonb, p_error jsonb) returns jsonb
+language sql immutable as $$
+    select case
+        when p_error is null then p_errors
+        when p_error ->> 'class' in ('throttled', 'snoozed') and p_errors -> -1 ->> 'class' = p_error ->> 'class'
+             and p_errors -> -1 ->> 'code' = p_error ->> 'code'
+            then (p_errors - -1)
+                || (p_error || jsonb_build_object('times', coalesce((p_errors -> -1 ->> 'times')::bigint, 1) + 1))
+        when jsonb_array_length(p_errors) >= 20 then (p_errors - 1) || p_error
+        else coalesce(p_errors, '[]') || p_error
+    end
+$$;
+
 -- Moves jobs to the dead letters. `p_dead` is [{"id": 1, "reason": "code", "error": {...}}]; returns the ids moved.
 create function backhaul.bury(p_dead jsonb) returns bigint[]
 language plpgsql
@@ -100,9 +115,7 @@ begin
                 seq = null,
                 due_at = clock_timestamp() + make_interval(secs => coalesce(o.delay_ms, 0) / 1000.0),
                 attempt = coalesce(o.attempt, j.attempt),
-                errors = case when o.error is null then j.errors
-                              else (case when jsonb_array_length(j.errors) >= 20 then j.errors - 1 else coalesce(j.errors, '[]') end)
-                                   || o.error end
+                errors = backhaul.with_error(j.errors, o.error)
             from o
             where j.id = o.id and j.id = any (array(select (x ->> 'id')::bigint from jsonb_array_elements(v_others) x))
               and j.seq = any ((select l.seqs from backhaul.leases l where l.id = o.lease)::bigint[])
@@ -197,13 +210,17 @@ set enable_seqscan = off
 set jit = off
 as $$
 #variable_conflict use_column
+declare
+    v_lease backhaul.leases;
 begin
     perform pg_current_xact_id();
-    perform from backhaul.leases l where l.id = p_lease and l.worker = p_worker for share;
+    select l.* into v_lease from backhaul.leases l where l.id = p_lease and l.worker = p_worker for share;
     if not found then
         return false;
     end if;
-    perform from backhaul.jobs j where j.id = p_job for no key update;
+    -- A lease outlives a job of it that was settled before its neighbours, and may have been claimed again since.
+    perform from backhaul.jobs j
+    where j.id = p_job and j.seq = any (v_lease.seqs) for no key update;
     if not found then
         return false;
     end if;

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, pending},
+    io,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -11,7 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgListener;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::warn;
 use uuid::Uuid;
@@ -37,6 +38,9 @@ const RINGS_COUNTED: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
 /// Longest such pause, however many workers there are.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(50);
+/// Longest wait for the answer to a claim: more than its statement may take. What answers later is a connection that
+/// broke without a word, and what it claimed goes back with a heartbeat.
+const CLAIM_MAX: Duration = Duration::from_secs(40);
 /// Looks in a row that find nothing before a worker goes to sleep.
 const LOOKS: u32 = 8;
 
@@ -217,7 +221,9 @@ impl Line {
             Some(line) => line,
             None => self.connect().await?,
         };
-        let claimed = wish.query().fetch_all(&mut line).await?;
+        let claimed = timeout(CLAIM_MAX, wish.query().fetch_all(&mut line))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to a claim"))??;
         self.open = Some(line);
         Ok(claimed)
     }

@@ -17,7 +17,7 @@ use crate::{
     claim::{self, Claimed, Wish},
     clock::Clock,
     hands::Hands,
-    maintenance::{self, Signals},
+    maintenance::{self, Signals, Upkeep},
     metrics::Metrics,
     migrate::{check_version, register_kinds},
     reconnect::{Pause, is_passing},
@@ -30,8 +30,11 @@ use crate::{
 
 /// Jobs that a transaction needs longer than this to commit may be found due only by the next full look.
 const DUE_LAG: TimeDelta = TimeDelta::seconds(2);
-/// How often a claim looks at all due jobs, not only at the recent ones.
+/// How often a claim looks at all due jobs, not only at the recent ones; twenty times what it takes where that is more,
+/// because a snapshot held elsewhere keeps what was due before in its way.
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest time between two such looks.
+const FULL_LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
 
 /// How a worker works. See `config/default.toml` for what each means to an operator.
 #[derive(Debug, Clone)]
@@ -140,6 +143,8 @@ async fn live(
     let settles = tokio::spawn(settle::run(bench.clone(), hands.clone(), metrics.clone(), results, settled.clone()));
     let attempts =
         tokio::spawn(apalis::run(bench.clone(), inbox, outcomes.clone(), options.concurrency, stopping.clone()));
+    let upkeep =
+        Upkeep { bench: bench.clone(), signals: signals.clone(), options: options.clone(), ringer: bell.handle() };
     let around = vec![
         tokio::spawn(maintenance::heartbeats(
             bench.clone(),
@@ -148,7 +153,7 @@ async fn live(
             options.clone(),
             quit.clone(),
         )),
-        tokio::spawn(maintenance::tasks(bench.clone(), signals.clone(), options.clone(), bell.handle(), quit.clone())),
+        tokio::spawn(upkeep.run(quit.clone())),
         tokio::spawn(schedules::run(bench.store.clone(), quit.clone())),
     ];
     let seals = tokio::spawn(relay::seal(bench.store.clone(), settled, sealed.clone(), quit.clone()));
@@ -174,6 +179,7 @@ async fn live(
         bell: &mut bell,
         kinds: bench.registry.labels(),
         looked: Instant::now() - FULL_LOOK_EVERY,
+        look_every: FULL_LOOK_EVERY,
         due_after: None,
         caught_up: false,
     };
@@ -273,7 +279,9 @@ struct Claims<'a> {
     jobs: mpsc::Sender<Arc<Claimed>>,
     bell: &'a mut Bell,
     kinds: Vec<String>,
+    /// When the last claim looked at all due jobs, and how long after it the next one does.
     looked: Instant,
+    look_every: Duration,
     due_after: Option<DateTime<Utc>>,
     /// The last claim brought less than it could have.
     caught_up: bool,
@@ -300,7 +308,9 @@ impl Claims<'_> {
     }
 
     async fn round(&mut self) -> Result<(), sqlx::Error> {
-        if self.signals.alone.load(Ordering::Relaxed) {
+        if self.signals.alone.load(Ordering::Relaxed)
+            && (self.signals.chosen.load(Ordering::Relaxed) || self.hands.count() == 0)
+        {
             return self.alone().await;
         }
         let free = self.hands.room();
@@ -310,9 +320,10 @@ impl Claims<'_> {
         }
         let claimed = self.claim(free).await?;
         if !claimed.is_empty() {
-            self.bell.busy().await?;
             self.hand_out(claimed);
-            return Ok(());
+            // Their attempts begin before the next claim takes the core.
+            tokio::task::yield_now().await;
+            return self.bell.busy().await;
         }
         if let Some(pause) = self.bell.linger(self.signals.workers.load(Ordering::Relaxed)) {
             tokio::time::sleep(pause).await;
@@ -332,7 +343,7 @@ impl Claims<'_> {
     }
 
     async fn claim(&mut self, want: usize) -> Result<Vec<Claimed>, sqlx::Error> {
-        let full = self.looked.elapsed() >= FULL_LOOK_EVERY;
+        let full = self.looked.elapsed() >= self.look_every;
         let now = self.bench.clock.now();
         let after = if full { None } else { self.due_after };
         let wish = Wish {
@@ -342,10 +353,12 @@ impl Claims<'_> {
             due_after: after,
             strays: self.caught_up && self.bell.is_awake(),
         };
+        let asked = Instant::now();
         let claimed = self.bell.claim(&wish).await?;
         self.caught_up = claimed.len() < want;
         if full {
             self.looked = Instant::now();
+            self.look_every = (asked.elapsed() * 20).clamp(FULL_LOOK_EVERY, FULL_LOOK_EVERY_MAX);
             self.due_after = Some(now - DUE_LAG);
         }
         Ok(claimed)

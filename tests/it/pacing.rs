@@ -296,3 +296,46 @@ async fn a_backfill_leaves_the_rest_of_the_limit_alone() {
     eventually("the backfill ends", async || db.unfinished().await == 0).await;
     worker.stop().await;
 }
+
+/// Jobs that expired while they waited become dead letters at once: no request leaves for them, so they take no token from
+/// those behind them. At one a second these would take minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_costs_no_token() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    db.run("select backhaul.bucket_limit('acme', 'toy/box', 60)").await;
+    db.enqueue(toys("acme", 0..300, &["ok"])).await;
+    db.run("update backhaul.jobs set deadline_at = now() - interval '1 minute'").await;
+    db.enqueue(toys("acme", 1_000..1_001, &["ok"])).await;
+    let worker = worker(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!(env.order("start"), [1_000]);
+    assert_eq!(
+        db.one::<i64>("select count(*) from backhaul.dead_letters where reason = 'deadline_exceeded'").await,
+        300
+    );
+}
+
+/// An upstream's pauses cost no try, so that a job may meet any number of them: its history has them once, with their
+/// number, and keeps the failures before them.
+///
+/// Covers row 28.
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_do_not_push_failures_out_of_a_jobs_history() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let toy = (0..30).fold(Toy::new(0).act("transient"), |toy, _| toy.act("throttle:1")).act("permanent");
+    db.toys(&[toy]).await;
+    let worker = worker(&db, &env);
+    db.drained_in_a_hurry().await;
+    worker.stop().await;
+    let told: Vec<(String, Option<i64>)> = db
+        .rows(
+            "select e.o ->> 'class', (e.o ->> 'times')::bigint
+             from backhaul.dead_letters d cross join jsonb_array_elements(d.errors) with ordinality as e (o, n) order by e.n",
+        )
+        .await;
+    let class = |class: &str, times| (class.to_owned(), times);
+    assert_eq!(told, [class("transient", None), class("throttled", Some(30)), class("permanent", None)]);
+}
