@@ -95,6 +95,7 @@ begin
                          where l.lane = j.lane and l.priority = j.priority and j.seq = any (l.seqs));
     delete from backhaul.jobs x where x.id = j.id;
     delete from backhaul.steps s where s.job_id = j.id;
+    perform backhaul.rouse(j);
     update backhaul.idempotency_keys k set request_hash = ''
     where k.scope = j.kind || '/' || j.tenant and k.key = j.idempotency_key and k.job_id = j.id;
     perform backhaul.append_event('dev.backhaul.job.erased', j.id, j.tenant, j.kind, j.traceparent,

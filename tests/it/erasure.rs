@@ -267,3 +267,25 @@ async fn careless_erasures_are_refused() {
     }
     assert_eq!(db.one::<i64>("select count(*) from backhaul.erasures").await, 0);
 }
+
+/// The job that would have woken its lane is erased before its turn: those behind it are found all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_job_leaves_nobody_behind_it_asleep() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let toy = |n: i64, word: &str| json!({ "kind": "toy", "tenant": "acme", "payload": Toy::new(n).act(word) });
+    db.enqueue(vec![toy(0, "ok")]).await;
+    let worker = Worker::start(&db, &env);
+    db.drained().await;
+    eventually("its lane sleeps for good", async || {
+        db.one::<bool>("select bool_and(settled) from backhaul.cursors").await
+    })
+    .await;
+    worker.stop().await;
+    db.enqueue(vec![toy(1, ANN.email), toy(2, "ok"), toy(3, "ok")]).await;
+    assert_eq!(rest(&db, None, 100).await.iter().sum::<i32>(), 1);
+    let worker = Worker::start(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+    assert!([0, 2, 3].iter().all(|n| env.count(Some(*n), "end") == 1) && env.order("end").len() == 3);
+}
