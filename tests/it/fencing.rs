@@ -314,6 +314,32 @@ async fn two_rescuers_rescue_once_and_it_costs_no_attempt() {
     assert_eq!(db.ends().await, ids.iter().map(|id| (*id, 1)).collect::<Vec<_>>());
 }
 
+/// An attempt ran out of time while its step was on its way, and was settled; the lease lives on with its neighbours. By
+/// the time the step arrives the job is in other hands, and the step is refused: whoever has the job now writes its own.
+#[tokio::test]
+async fn a_step_of_an_attempt_that_was_settled_is_refused() {
+    let db = database().await;
+    let (worker, lease, ids) = by_hand(&db, 2).await;
+    let step = async |lease: i64| -> bool {
+        sqlx::query_scalar(
+            "select backhaul.put_step($1, $2, $3, 'one', 'done', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', null)",
+        )
+        .bind(worker)
+        .bind(lease)
+        .bind(ids[0])
+        .fetch_one(db.store.pool())
+        .await
+        .expect("answers")
+    };
+    assert!(step(lease).await);
+    assert!(settle(&db, worker, &[(ids[0], lease, "retry")]).await.is_empty());
+    assert!(!step(lease).await, "it waits for its next try");
+    let again = claim(&db, worker).await;
+    assert_eq!(again.iter().map(|(_, id)| *id).collect::<Vec<_>>(), ids[..1]);
+    assert!(!step(lease).await, "it is in other hands");
+    assert!(step(again[0].0).await);
+}
+
 /// The reply to a claim is lost with its connection: the database knows a lease that its worker does not. The worker
 /// lives and beats, so nobody rescues it; its own heartbeat gives the jobs back.
 #[tokio::test(flavor = "multi_thread")]
