@@ -16,6 +16,10 @@ use sqlx::{
 
 use crate::store::Store;
 
+/// Options at the start of a connection are for its server, and a pooler passes none: the timeout (of
+/// `store::STATEMENT_MS_MAX`) goes with every transaction.
+const BEGIN: &str = "begin; set local statement_timeout = 30000";
+
 /// A query whose statement has no name on the server: names belong to sessions, and sessions are the pooler's.
 struct Unnamed<E>(E);
 
@@ -50,7 +54,7 @@ impl<'c> Executor<'c> for &'_ Store {
             return pool.fetch_many(query);
         }
         let all = async move {
-            let mut transaction = pool.begin().await?;
+            let mut transaction = pool.begin_with(BEGIN).await?;
             let all: Vec<_> = transaction.fetch_many(Unnamed(query)).try_collect().await?;
             transaction.commit().await?;
             Ok::<_, Error>(stream::iter(all.into_iter().map(Ok)))
@@ -68,7 +72,7 @@ impl<'c> Executor<'c> for &'_ Store {
             return pool.fetch_optional(query);
         }
         async move {
-            let mut transaction = pool.begin().await?;
+            let mut transaction = pool.begin_with(BEGIN).await?;
             let row = transaction.fetch_optional(Unnamed(query)).await?;
             transaction.commit().await?;
             Ok(row)

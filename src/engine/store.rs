@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 /// Longest time a statement of the engine may take. None of them waits for a person.
 const STATEMENT_MS_MAX: u64 = 30_000;
+/// Longest wait for a connection of a pool.
+const ACQUIRE_MAX: Duration = Duration::from_secs(10);
 
 /// A pool of connections to one Backhaul database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -83,7 +85,7 @@ impl Store {
         };
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(ACQUIRE_MAX)
             .connect_with(options.clone())
             .await
             .map_err(|error| match error.to_string() {
@@ -102,6 +104,15 @@ impl Store {
     /// How connections are made, for those that cannot come from a pool.
     pub fn options(&self) -> &PgConnectOptions {
         &self.options
+    }
+
+    /// The same database over one more connection, opened when it is first used.
+    pub(crate) fn apart(&self) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_MAX)
+            .connect_lazy_with(PgConnectOptions::clone(&self.options));
+        Self { pool, options: self.options.clone(), pooled: self.pooled }
     }
 
     /// Whether a transaction pooler sits in between.

@@ -87,6 +87,9 @@ async fn a_worker_behind_a_transaction_pooler_loses_nothing() {
     eventually("PgBouncer answers", async || Store::connect(&through, 1, true).await.is_ok()).await;
     let store = Store::connect(&through, 12, true).await.expect("it answered before");
 
+    let longest: String = sqlx::query_scalar("show statement_timeout").fetch_one(&store).await.expect("answers");
+    assert_eq!(longest, "30s", "also where sessions have no options of their own");
+
     let env = ToyEnv::new();
     let options = WorkerOptions { pooler: true, poll: Duration::from_millis(50), ..Worker::options() };
     let workers =
