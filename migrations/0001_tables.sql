@@ -120,6 +120,8 @@ create index jobs_due_tenant on backhaul.jobs (tenant, due_at) where due_at is n
 -- Jobs whose worker died twice: few, and handed out one at a time to a worker that holds nothing else.
 create index jobs_alone on backhaul.jobs (due_at) where due_at is not null and rescues >= 2;
 create index jobs_key on backhaul.jobs (tenant, ordering_key, id) where ordering_key is not null;
+-- Those that wait behind their key, which neither a claim nor a promotion ever meets.
+create index jobs_blocked on backhaul.jobs (tenant, ordering_key, id) where seq is null and due_at is null;
 
 -- The job that an ordering key is reserved for, from its first claim to its end, retries included. The unique index is
 -- what keeps one job of a key in flight, whatever order transactions commit in.
@@ -160,6 +162,7 @@ create table backhaul.leases (
     claimed_at timestamptz not null default clock_timestamp()
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 create index leases_worker on backhaul.leases (worker);
+create index leases_lane on backhaul.leases (lane, priority);
 
 -- Samples of (sequence, transaction horizon): once every transaction older than the horizon has ended, no job at or
 -- below the sequence can still appear.
@@ -253,9 +256,14 @@ create unlogged table backhaul.sleepers (
 
 create table backhaul.maintenance (
     task text primary key,
-    ran_at timestamptz not null default '-infinity'
+    ran_at timestamptz not null default '-infinity',
+    -- How long it took, where that says when it may run again.
+    took interval not null default '0',
+    -- Who does it, where it takes longer than a transaction.
+    worker uuid
 );
-insert into backhaul.maintenance (task) values ('sweep'), ('rescue'), ('keys'), ('partitions'), ('unblock');
+insert into backhaul.maintenance (task)
+values ('sweep'), ('rescue'), ('alone'), ('keys'), ('partitions'), ('retention'), ('unblock');
 
 -- The audit trail and the outbox: append-only, partitioned by id so that retention drops whole partitions.
 create sequence backhaul.event_seq;

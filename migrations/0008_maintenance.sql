@@ -1,13 +1,17 @@
 -- What keeps the promises over time. Every worker runs these; whoever locks the task's row first does it.
 
 -- True for one caller each `p_every`; the row stays locked until its transaction ends, so nobody does it twice at once.
+-- What notes how long it took rests twenty times as long, at most a minute. With zero it is anybody's turn at any time.
 create function backhaul.my_turn(p_task text, p_every interval) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform from backhaul.maintenance m
-    where m.task = p_task and m.ran_at <= clock_timestamp() - p_every for update skip locked;
+    where m.task = p_task
+      and (p_every = interval '0'
+           or m.ran_at <= clock_timestamp() - greatest(p_every, least(m.took * 20, interval '1 minute')))
+    for update skip locked;
     if not found then
         return false;
     end if;
@@ -32,7 +36,10 @@ end $$;
 
 -- Finds stragglers: a place is taken at insert but seen at commit, so a slow producer's job can appear behind a cursor.
 -- Live rows with floor < seq <= position that no lease holds get a new place. Also puts cursors to sleep, and proves
--- afterwards that nobody could still place a job behind them. Returns how many jobs were adopted.
+-- afterwards that nobody could still place a job behind them. Returns how many jobs were adopted. A write transaction
+-- that is long open makes it look at all that was claimed since: cursors are locked only after all looks, because claims
+-- pass over those that are, the looks of one sweep begin at a random lane and end after five seconds, and the time they
+-- took says when the next one begins.
 --
 -- The horizon of a sample is this transaction's own id, taken after the sequence was read: whoever took an earlier
 -- number had its id before it did, so that id is the smaller one. The end of a snapshot will not do: it is the latest
@@ -49,6 +56,10 @@ as $$
 declare
     k backhaul.cursors;
     c record;
+    v_started timestamptz := clock_timestamp();
+    v_from integer;
+    v_looked backhaul.cursors[] := '{}';
+    v_clean boolean[] := '{}';
     v_seq bigint;
     v_horizon xid8;
     v_now pg_snapshot;
@@ -75,19 +86,30 @@ begin
         insert into backhaul.marks (horizon, seq) select v_horizon, v_seq
         where not exists (select from backhaul.marks m where m.seq = v_seq);
     end if;
-    for c in
-        select x.lane, x.priority from backhaul.cursors x
-        where x.awake or not x.settled or x.floor < x.position order by x.lane, x.priority
+    v_from := (select floor(random() * max(n.id)) from backhaul.lanes n);
+    for k in
+        select x.* from backhaul.cursors x
+        where x.awake or not x.settled or x.floor < x.position order by x.lane < v_from, x.lane, x.priority
     loop
-        select x.* into k from backhaul.cursors x
-        where x.lane = c.lane and x.priority = c.priority for update skip locked;
-        continue when not found;
+        exit when clock_timestamp() > v_started + interval '5 seconds';
         v_seen := 0;
         v_found := 0;
         if k.floor < k.position then
             select a.seen, a.moved into v_seen, v_found from backhaul.adopt(k) a;
             v_total := v_total + v_found;
         end if;
+        v_looked := v_looked || k;
+        -- Somebody holds a straggler's row at this moment: the floor waits for it.
+        v_clean := v_clean || (v_seen = v_found);
+    end loop;
+    for c in
+        select u.lane, u.priority, case when u.clean then least(v_floor, u.position) end as floor
+        from unnest(v_looked, v_clean)
+            as u (lane, priority, position, floor, awake, cooling, settled, pass, served_at, clean)
+    loop
+        select x.* into k from backhaul.cursors x
+        where x.lane = c.lane and x.priority = c.priority for update skip locked;
+        continue when not found;
         v_more := (select true from backhaul.jobs j
                    where j.lane = k.lane and j.priority = k.priority and j.seq > k.position
                    order by j.seq limit 1) is not null;
@@ -96,8 +118,7 @@ begin
         -- one that put it to sleep, so once all older ones have ended, what they placed can be seen. What can be seen
         -- before that proof wakes it at once: a long transaction elsewhere may put the proof off for hours.
         update backhaul.cursors x set
-            -- Somebody holds a straggler's row at this moment: the floor waits for it.
-            floor = case when v_seen = v_found then least(v_floor, k.position) else k.floor end,
+            floor = coalesce(c.floor, k.floor),
             awake = case when v_more then true
                          when k.served_at < clock_timestamp() - p_rest then false
                          else k.awake end,
@@ -109,6 +130,7 @@ begin
         where x.lane = k.lane and x.priority = k.priority
           and (k.floor < k.position or k.awake or not k.settled);
     end loop;
+    update backhaul.maintenance m set took = clock_timestamp() - v_started where m.task = 'sweep';
     if v_total > 0 or v_woke then
         perform backhaul.wake();
     end if;
@@ -135,7 +157,8 @@ begin
 end $$;
 
 -- Takes the leases of workers that have missed their heartbeats. A rescue costs no attempt, but a job whose worker died
--- twice runs alone from then on, and at its third crash it is dead.
+-- twice runs alone from then on, and at its third crash it is dead. Where nobody has looked for so long that the database
+-- must have been away, or all workers were, no missed heartbeat says anything: all have their time once more.
 create function backhaul.rescue(p_timeout interval, p_every interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -149,9 +172,14 @@ declare
     v_leases bigint[];
     v_jobs bigint[];
     v_crashed bigint[];
+    v_looked timestamptz := (select m.ran_at from backhaul.maintenance m where m.task = 'rescue');
     g record;
 begin
     if not backhaul.my_turn('rescue', p_every) then
+        return 0;
+    end if;
+    if isfinite(v_looked) and v_looked < clock_timestamp() - p_timeout * 0.75 then
+        update backhaul.workers w set heartbeat_at = clock_timestamp();
         return 0;
     end if;
     perform pg_current_xact_id();
@@ -192,6 +220,29 @@ begin
     return coalesce(cardinality(v_jobs), 0);
 end $$;
 
+-- Whether a job waits that must run alone, and whether this worker is to let go of everything else for it. One at a time
+-- is chosen in the whole fleet, or a single such job would have all of them finish what they hold and take nothing new;
+-- whoever holds nothing anyway may take it without being chosen. A choice that is not renewed for `p_timeout` ends.
+create function backhaul.stand_alone(p_worker uuid, p_kinds text[], p_timeout interval,
+                                     out waits boolean, out chosen boolean)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    waits := backhaul.waits_alone(p_kinds) is not null;
+    if waits then
+        update backhaul.maintenance m set worker = p_worker, ran_at = clock_timestamp()
+        where m.task = 'alone'
+          and (m.worker is null or m.worker = p_worker or m.ran_at < clock_timestamp() - p_timeout);
+        chosen := found;
+    else
+        update backhaul.maintenance m set worker = null, ran_at = clock_timestamp()
+        where m.task = 'alone' and m.worker = p_worker;
+        chosen := false;
+    end if;
+end $$;
+
 -- Frees jobs that wait behind a key nobody holds: their blocker vanished in a race that hand_over could not see.
 create function backhaul.unblock(p_every interval) returns integer
 language plpgsql security definer
@@ -214,7 +265,7 @@ begin
     with free as (
         -- Also one that holds its key itself: nobody would end for it to go on.
         select distinct on (j.tenant, j.ordering_key) j.id from backhaul.jobs j
-        where j.seq is null and j.due_at is null and j.ordering_key is not null
+        where j.seq is null and j.due_at is null
           and not exists (select from backhaul.key_holders h
                           where h.tenant = j.tenant and h.ordering_key = j.ordering_key and h.job_id <> j.id)
         order by j.tenant, j.ordering_key, j.id

@@ -36,19 +36,18 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
             jsonb_build_object('job_id', p_job, 'kind', p_kind, 'tenant', p_tenant)), 'UTF8'))
 $$;
 
--- Keeps two partitions of events ahead and drops those older than the retention, but never one that an enabled sink
--- still needs or that is not sealed to its end.
-create function backhaul.keep_partitions(p_every interval, p_retention interval) returns integer
+-- Keeps two partitions of events ahead. Waits for no lock that would hold up those who write events behind it: it has
+-- ten million events' time to try again.
+create function backhaul.add_partitions(p_every interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
 as $$
 #variable_conflict use_column
 declare
     v_size constant bigint := 10000000;
     v_last bigint;
-    v_sealed bigint;
-    v_oldest bigint;
-    v_dropped integer := 0;
+    v_added integer := 0;
     n bigint;
 begin
     if not backhaul.my_turn('partitions', p_every) then
@@ -58,25 +57,67 @@ begin
     for n in v_last / v_size .. v_last / v_size + 2 loop
         if to_regclass('backhaul.events_' || n) is null
            and not exists (select from only backhaul.events_default d where d.id >= n * v_size and d.id < (n + 1) * v_size) then
-            execute format('create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
-                'events_' || n, n * v_size, (n + 1) * v_size);
+            begin
+                execute format('create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
+                    'events_' || n, n * v_size, (n + 1) * v_size);
+            exception when lock_not_available then
+                return v_added;
+            end;
+            v_added := v_added + 1;
         end if;
     end loop;
+    return v_added;
+end $$;
+
+-- Drops the partitions of events that are older than the retention, with their seals, but never one that an enabled
+-- sink still needs or that is not sealed to its end. Waits for no lock (see add_partitions). Returns how many seals and
+-- partitions are gone; more than `p_limit` seals are left for the next calls, and their partition with them.
+create function backhaul.drop_partitions(p_every interval, p_retention interval, p_limit integer) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
+as $$
+#variable_conflict use_column
+declare
+    v_size constant bigint := 10000000;
+    v_sealed bigint;
+    v_newest timestamptz;
+    v_needed bigint;
+    v_gone integer;
+    v_total integer := 0;
+    n bigint;
+begin
+    if not backhaul.my_turn('retention', p_every) then
+        return 0;
+    end if;
     select s.position into v_sealed from backhaul.seal_state s;
+    select min(s.position) into v_needed from backhaul.sinks s where not s.paused;
     for n in select substring(c.relname from 8)::bigint from pg_class c join pg_namespace ns on ns.oid = c.relnamespace
              where ns.nspname = 'backhaul' and c.relkind = 'r' and c.relname ~ '^events_[0-9]+$' order by 1 loop
         exit when (n + 1) * v_size > v_sealed;
-        execute format('select 1 from backhaul.%I e where e.occurred_at > $1 limit 1', 'events_' || n)
-            into v_oldest using clock_timestamp() - p_retention;
-        exit when v_oldest is not null;
-        select min(e.first_seq) into v_oldest from backhaul.seals e
-        where e.first_seq > (select coalesce(min(s.position), 9223372036854775807) from backhaul.sinks s where not s.paused)
-          and exists (select from unnest(e.event_ids) i where i < (n + 1) * v_size);
-        exit when v_oldest is not null;
-        execute format('drop table backhaul.%I', 'events_' || n);
-        v_dropped := v_dropped + 1;
+        -- Ids and times grow together, give or take a transaction.
+        execute format('select e.occurred_at from backhaul.%I e order by e.id desc limit 1', 'events_' || n) into v_newest;
+        exit when v_newest > clock_timestamp() - p_retention;
+        exit when exists (select from backhaul.seals e
+                          where e.first_seq >= (select coalesce(max(x.first_seq), 0) from backhaul.seals x
+                                                where x.first_seq <= v_needed)
+                            and e.first_seq + cardinality(e.event_ids) - 1 > v_needed
+                            and e.event_ids[1] < (n + 1) * v_size);
+        delete from backhaul.seals e where e.first_seq = any (array(
+            select o.first_seq from (select x.first_seq, x.event_ids from backhaul.seals x
+                                     order by x.first_seq limit p_limit) o
+            where o.event_ids[cardinality(o.event_ids)] < (n + 1) * v_size));
+        get diagnostics v_gone = row_count;
+        v_total := v_total + v_gone;
+        exit when v_gone = p_limit;
+        begin
+            execute format('drop table backhaul.%I', 'events_' || n);
+        exception when lock_not_available then
+            return v_total;
+        end;
+        v_total := v_total + 1;
     end loop;
-    return v_dropped;
+    return v_total;
 end $$;
 
 -- Gives the visible events that no seal holds their dense order. Ids missing from the range are remembered as gaps and

@@ -2,6 +2,7 @@
 //! whoever locks a task's row first does it.
 
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -10,8 +11,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::types::PgInterval;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use sqlx::{
+    Postgres,
+    postgres::{PgArguments, types::PgInterval},
+    query::QueryScalar,
+};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -23,9 +28,6 @@ use crate::{
     worker::WorkerOptions,
 };
 
-/// The sweep may take this share of its worker's time, so that a long write transaction elsewhere, which makes it look
-/// at more, slows no claim down.
-const SWEEP_SHARE: u32 = 20;
 /// How long a cursor stays awake without work.
 const REST: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,8 @@ pub(crate) fn interval_of(duration: Duration) -> PgInterval {
 pub(crate) struct Signals {
     /// A job waits that must run alone.
     pub alone: AtomicBool,
+    /// This worker is the one that lets go of everything else for it.
+    pub chosen: AtomicBool,
     /// This worker was given up for dead: everything in its hands belongs to others.
     pub lost: CancellationToken,
     /// The worker is stopping, as its heartbeat tells.
@@ -47,7 +51,8 @@ pub(crate) struct Signals {
     pub workers: AtomicU32,
 }
 
-/// Tells the database that this worker lives, learns the database's time, and stops jobs that were cancelled.
+/// Tells the database that this worker lives, learns the database's time, and stops jobs that were cancelled. Over a
+/// connection of its own: attempts whose statements wait for a lock must not keep a worker from saying that it lives.
 pub(crate) async fn heartbeats(
     bench: Arc<Workbench>,
     hands: Arc<Hands>,
@@ -57,20 +62,26 @@ pub(crate) async fn heartbeats(
 ) {
     let mut ticks = interval(options.heartbeat);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut own = bench.store.apart();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
         let (jobs, leases) = hands.ids();
-        let beat: Result<(bool, DateTime<Utc>, Vec<i64>, i32), _> =
-            sqlx::query_as("select alive, now, gone, workers from backhaul.heartbeat($1, $2, $3, $4)")
-                .bind(bench.worker)
-                .bind(&jobs)
-                .bind(&leases)
-                .bind(signals.stopping.load(Ordering::Relaxed))
-                .fetch_one(&bench.store)
-                .await;
+        let beat = sqlx::query_as::<_, (bool, DateTime<Utc>, Vec<i64>, i32)>(
+            "select alive, now, gone, workers from backhaul.heartbeat($1, $2, $3, $4)",
+        )
+        .bind(bench.worker)
+        .bind(&jobs)
+        .bind(&leases)
+        .bind(signals.stopping.load(Ordering::Relaxed))
+        .fetch_one(&own);
+        let Ok(beat) = timeout(options.dead_after, beat).await else {
+            warn!("no answer to a heartbeat within {:?}; trying another connection", options.dead_after);
+            own = bench.store.apart();
+            continue;
+        };
         match beat {
             Ok((alive, now, gone, workers)) => {
                 signals.workers.store(workers.unsigned_abs(), Ordering::Relaxed);
@@ -87,89 +98,143 @@ pub(crate) async fn heartbeats(
     }
 }
 
-/// Runs the periodic tasks until `stop`.
-pub(crate) async fn tasks(
-    bench: Arc<Workbench>,
-    signals: Arc<Signals>,
-    options: Arc<WorkerOptions>,
-    ringer: Arc<Ringer>,
-    stop: CancellationToken,
-) {
-    let mut pause = Pause::default();
-    let mut sweep_every = options.sweep;
-    let mut rare = Instant::now() - RARE_EVERY;
-    loop {
-        let started = Instant::now();
-        let done = round(&bench, &signals, &options, &ringer, sweep_every, &mut rare).await;
-        let took = started.elapsed();
-        sweep_every = options.sweep.max(took * SWEEP_SHARE);
-        match done {
-            Ok(()) => pause = Pause::default(),
-            Err(error) if is_passing(&error) => {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = pause.after(&error, "maintenance") => {}
-                }
-            }
-            Err(error) => tracing::error!(%error, "maintenance refused"),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(sweep_every) => {}
-        }
-    }
+/// The periodic tasks of one worker.
+pub(crate) struct Upkeep {
+    pub bench: Arc<Workbench>,
+    pub signals: Arc<Signals>,
+    pub options: Arc<WorkerOptions>,
+    pub ringer: Arc<Ringer>,
 }
 
 const RARE_EVERY: Duration = Duration::from_secs(10);
+/// Most rows that one statement of the expiry deletes.
+const EXPIRE_MAX: i32 = 10_000;
 
-async fn round(
-    bench: &Workbench,
-    signals: &Signals,
-    options: &WorkerOptions,
-    ringer: &Ringer,
-    sweep_every: Duration,
-    rare: &mut Instant,
-) -> Result<(), sqlx::Error> {
-    let store = &bench.store;
-    let adopted: i32 = sqlx::query_scalar("select backhaul.sweep($1, $2)")
-        .bind(interval_of(sweep_every))
-        .bind(interval_of(REST))
-        .fetch_one(store)
-        .await?;
-    let rescued: i32 = sqlx::query_scalar("select backhaul.rescue($1, $2)")
-        .bind(interval_of(options.dead_after))
-        .bind(interval_of(options.heartbeat / 2))
-        .fetch_one(store)
-        .await?;
-    if rescued > 0 {
-        info!(jobs = rescued, "rescued from workers that stopped answering");
+impl Upkeep {
+    /// Runs them until `stop`. One that takes long or fails holds up none that has to be quick.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let often = self.options.sweep;
+        tokio::join!(
+            every(often, &stop, "the sweep", || self.sweep()),
+            every(often, &stop, "rescue", || self.rescue_and_stand_alone()),
+            every(RARE_EVERY, &stop, "upkeep", || self.clean_up()),
+        );
     }
-    if adopted + rescued > 0 {
-        ringer.ring();
+
+    async fn rescue_and_stand_alone(&self) -> Result<(), sqlx::Error> {
+        let rescued = self.rescue().await;
+        self.stand_alone().await.and(rescued)
     }
-    let alone: bool = sqlx::query_scalar("select backhaul.waits_alone($1) is not null")
-        .bind(bench.registry.labels())
-        .fetch_one(store)
-        .await?;
-    signals.alone.store(alone, Ordering::Relaxed);
-    if alone {
-        ringer.ring();
+
+    async fn clean_up(&self) -> Result<(), sqlx::Error> {
+        let done =
+            [self.add_partitions().await, self.unblock().await, self.expire_keys().await, self.drop_partitions().await];
+        done.into_iter().collect()
     }
-    if rare.elapsed() >= RARE_EVERY {
-        *rare = Instant::now();
-        let _: i32 = sqlx::query_scalar("select backhaul.unblock($1)")
-            .bind(interval_of(RARE_EVERY / 2))
-            .fetch_one(store)
+
+    async fn sweep(&self) -> Result<(), sqlx::Error> {
+        let adopted: i32 = sqlx::query_scalar("select backhaul.sweep($1, $2)")
+            .bind(interval_of(self.options.sweep))
+            .bind(interval_of(REST))
+            .fetch_one(&self.bench.store)
             .await?;
-        let _: i32 = sqlx::query_scalar("select backhaul.expire_keys($1, 10000)")
-            .bind(interval_of(RARE_EVERY / 2))
-            .fetch_one(store)
-            .await?;
-        let _: i32 = sqlx::query_scalar("select backhaul.keep_partitions($1, $2)")
-            .bind(interval_of(RARE_EVERY * 6))
-            .bind(interval_of(options.retention))
-            .fetch_one(store)
-            .await?;
+        if adopted > 0 {
+            self.ringer.ring();
+        }
+        Ok(())
     }
-    Ok(())
+
+    async fn rescue(&self) -> Result<(), sqlx::Error> {
+        let rescued: i32 = sqlx::query_scalar("select backhaul.rescue($1, $2)")
+            .bind(interval_of(self.options.dead_after))
+            .bind(interval_of(self.options.heartbeat / 2))
+            .fetch_one(&self.bench.store)
+            .await?;
+        if rescued > 0 {
+            info!(jobs = rescued, "rescued from workers that stopped answering");
+            self.ringer.ring();
+        }
+        Ok(())
+    }
+
+    async fn stand_alone(&self) -> Result<(), sqlx::Error> {
+        let (waits, chosen): (bool, bool) =
+            sqlx::query_as("select waits, chosen from backhaul.stand_alone($1, $2, $3)")
+                .bind(self.bench.worker)
+                .bind(self.bench.registry.labels())
+                .bind(interval_of(self.options.dead_after))
+                .fetch_one(&self.bench.store)
+                .await?;
+        self.signals.alone.store(waits, Ordering::Relaxed);
+        self.signals.chosen.store(chosen, Ordering::Relaxed);
+        if waits {
+            self.ringer.ring();
+        }
+        Ok(())
+    }
+
+    async fn unblock(&self) -> Result<(), sqlx::Error> {
+        self.count("select backhaul.unblock($1)", RARE_EVERY / 2, |query| query).await.map(drop)
+    }
+
+    async fn expire_keys(&self) -> Result<(), sqlx::Error> {
+        let mut pace = RARE_EVERY / 2;
+        // More may expire between two rounds than one statement should delete.
+        while self.count("select backhaul.expire_keys($1, $2)", pace, |query| query.bind(EXPIRE_MAX)).await?
+            == EXPIRE_MAX
+        {
+            pace = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    async fn add_partitions(&self) -> Result<(), sqlx::Error> {
+        self.count("select backhaul.add_partitions($1)", RARE_EVERY * 6, |query| query).await.map(drop)
+    }
+
+    async fn drop_partitions(&self) -> Result<(), sqlx::Error> {
+        let retention = interval_of(self.options.retention);
+        let mut pace = RARE_EVERY * 6;
+        while self
+            .count("select backhaul.drop_partitions($1, $2, $3)", pace, |query| query.bind(retention).bind(EXPIRE_MAX))
+            .await?
+            >= EXPIRE_MAX
+        {
+            pace = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// Runs a task of which each `pace` wants one, and returns how much it did.
+    async fn count(
+        &self,
+        task: &'static str,
+        pace: Duration,
+        bind: impl FnOnce(Counting) -> Counting,
+    ) -> Result<i32, sqlx::Error> {
+        bind(sqlx::query_scalar(task).bind(interval_of(pace))).fetch_one(&self.bench.store).await
+    }
+}
+
+type Counting = QueryScalar<'static, Postgres, i32, PgArguments>;
+
+async fn every<F>(period: Duration, stop: &CancellationToken, what: &str, work: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), sqlx::Error>>,
+{
+    let mut pause = Pause::default();
+    let rounds = async {
+        loop {
+            match work().await {
+                Ok(()) => pause = Pause::default(),
+                Err(error) if is_passing(&error) => pause.after(&error, what).await,
+                Err(error) => tracing::error!(%error, "{what} refused"),
+            }
+            sleep(period).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = rounds => {}
+    }
 }

@@ -157,7 +157,15 @@ async fn drain(store: &Store, worker: Uuid, deployment: Uuid, sink: &mut dyn Sin
     loop {
         let Some(position) = position(store, worker, sink.name()).await? else { return Ok(()) };
         let events = after(store, position).await?;
-        let Some(last) = events.last().map(|event| event.seq) else { return Ok(()) };
+        let (Some(first), Some(last)) = (events.first(), events.last().map(|event| event.seq)) else { return Ok(()) };
+        if first.seq > position + 1 {
+            warn!(
+                sink = sink.name(),
+                after = position,
+                from = first.seq,
+                "the events between are past their retention"
+            );
+        }
         // Seals do not wait for the disk, but this does, and everything committed before it is on the disk then too:
         // no crash can take back an order that somebody outside has seen.
         match own(store, worker, sink).await? {

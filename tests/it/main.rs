@@ -37,6 +37,7 @@ mod preview;
 mod private_cluster;
 mod properties;
 mod protocol;
+mod retention;
 mod roles;
 mod schedules;
 mod steps;

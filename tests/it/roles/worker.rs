@@ -1,42 +1,8 @@
 //! A whole worker whose login is a member of `backhaul_worker` alone.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex},
-};
+use backhaul_engine::{Registry, Sink};
 
-use backhaul_engine::{Registry, SealedEvent, Sink};
-use uuid::Uuid;
-
-use crate::support::{Login, Toy, ToyEnv, Worker, database, eventually};
-
-/// A sink that keeps what it gets.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<String>>>);
-
-impl Sink for Kept {
-    fn name(&self) -> &str {
-        "kept"
-    }
-
-    fn kind(&self) -> &str {
-        "memory"
-    }
-
-    fn target(&self) -> &str {
-        "here"
-    }
-
-    fn publish<'a>(
-        &'a mut self,
-        _: Uuid,
-        events: &'a [SealedEvent],
-    ) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>> {
-        let mut kept = self.0.lock().expect("no panic under the lock");
-        kept.extend(events.iter().map(|event| event.event_type.clone()));
-        Box::pin(async { Ok(()) })
-    }
-}
+use crate::support::{Kept, Login, Toy, ToyEnv, Worker, database, eventually};
 
 /// A whole worker whose login is a member of `backhaul_worker` alone: claims, steps, retries, ordering keys, closed
 /// buckets, dead letters, a job that must run alone, sealing, a sink, upkeep, and leaving.
