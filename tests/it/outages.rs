@@ -286,3 +286,27 @@ async fn a_job_that_is_twice_in_the_same_hands_ends_once() {
     worker.stop().await;
     db.assert_ended_once(&ids).await;
 }
+
+/// Nobody's heartbeat comes through while the database is away for long, and nobody looks for missing ones either. When it
+/// is back, all have their time again: no job counts a crash that was none. Who is silent even then is given up.
+///
+/// Covers row 205.
+#[tokio::test]
+async fn a_long_outage_is_nobodys_crash() {
+    let db = database().await;
+    db.toys(&[Toy::new(0)]).await;
+    db.run(
+        "select backhaul.register_worker('00000000-0000-4000-8000-000000000001', 'here', 1, 'test', '{toy@1}', 1);
+         select * from backhaul.claim('00000000-0000-4000-8000-000000000001', '{toy@1}', 1, '-infinity');
+         select backhaul.rescue('15 s', '0');
+         update backhaul.workers set heartbeat_at = heartbeat_at - interval '20 s';
+         update backhaul.maintenance set ran_at = ran_at - interval '20 s' where task = 'rescue'",
+    )
+    .await;
+    assert_eq!(db.one::<i32>("select backhaul.rescue('15 s', '0')").await, 0, "nobody looked either");
+    assert_eq!(db.one::<i32>("select backhaul.rescue('15 s', '0')").await, 0, "it has its fifteen seconds again");
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.leases").await, 1);
+    db.run("update backhaul.workers set heartbeat_at = heartbeat_at - interval '20 s'").await;
+    assert_eq!(db.one::<i32>("select backhaul.rescue('15 s', '0')").await, 1, "silent while others looked");
+    assert_eq!(db.one::<i64>("select rescues::bigint from backhaul.jobs").await, 1);
+}

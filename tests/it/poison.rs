@@ -1,5 +1,8 @@
 //! A job that takes its worker down is found out without its neighbours paying for it.
 
+use backhaul_engine::WorkerOptions;
+use serde_json::json;
+
 use crate::support::{Database, Toy, ToyEnv, Worker, database, eventually};
 
 const NEIGHBOURS: i64 = 6;
@@ -71,6 +74,63 @@ async fn a_suspect_runs_with_nothing_else_in_hand() {
     worker.stop().await;
     assert_eq!(db.told(suspect).await, ["job.completed"]);
     assert_eq!(env.order("end").len(), 20);
+}
+
+/// Of a busy fleet one worker lets go of everything for a job that must run alone. The others work on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_costs_one_worker_and_not_the_fleet() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let small = |concurrency| WorkerOptions { concurrency, prefetch: 0, ..Worker::patient() };
+    db.toys(&[Toy::new(0).act("wait")]).await;
+    let full = Worker::start_with(db.store.clone(), &env, small(1));
+    eventually("it is full", async || env.count(Some(0), "start") == 1).await;
+    let roomy = Worker::start_with(db.store.clone(), &env, small(2));
+    db.toys(&[Toy::new(1).act("wait")]).await;
+    eventually("the other has one too", async || env.count(Some(1), "start") == 1).await;
+    db.enqueue(vec![json!({ "kind": "toy", "run_at": "2030-01-01T00:00:00Z", "payload": Toy::new(2) })]).await;
+    db.run(
+        "update backhaul.jobs set rescues = 2, due_at = clock_timestamp(), lane = (select id from backhaul.lanes)
+         where due_at > clock_timestamp();
+         update backhaul.maintenance set ran_at = clock_timestamp(), worker = (
+             select worker from backhaul.leases l join backhaul.jobs j on j.seq = any (l.seqs) and j.payload ->> 'n' = '0')
+         where task = 'alone'",
+    )
+    .await;
+    db.toys(&(10..20).map(Toy::new).collect::<Vec<_>>()).await;
+    eventually("the roomy one works on", async || (10..20).all(|n| env.count(Some(n), "end") == 1)).await;
+    assert_eq!(env.count(Some(2), "start"), 0, "neither has empty hands");
+    env.gate.add_permits(2);
+    db.drained().await;
+    assert_eq!(env.count(Some(2), "end"), 1);
+    full.stop().await;
+    roomy.stop().await;
+}
+
+/// A job that must run alone comes due while another of its ordering key runs: it waits for that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_waits_for_its_ordering_key() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let later = json!({ "kind": "toy", "run_at": "2030-01-01T00:00:00Z", "payload": Toy::new(0).keyed("k") });
+    let suspect = db.enqueue(vec![later]).await[0];
+    db.toys(&[Toy::new(1).keyed("k").act("wait")]).await;
+    let worker = start(&db, &env);
+    eventually("the other one runs", async || env.count(Some(1), "start") == 1).await;
+    db.run(
+        "select backhaul.register_worker('00000000-0000-4000-8000-000000000001', 'here', 1, 'test', '{toy@1}', 1);
+         update backhaul.jobs set rescues = 2, due_at = clock_timestamp(), lane = (select id from backhaul.lanes)
+         where due_at is not null",
+    )
+    .await;
+    let claimed: Vec<(i64,)> =
+        db.rows("select id from backhaul.claim_alone('00000000-0000-4000-8000-000000000001', '{toy@1}')").await;
+    assert_eq!(claimed, []);
+    assert_eq!(db.one::<Option<i64>>("select backhaul.waits_alone('{toy@1}')").await, None, "it waits for its key");
+    env.gate.add_permits(1);
+    db.drained().await;
+    worker.stop().await;
+    assert_eq!((env.order("start"), db.told(suspect).await), (vec![1, 0], vec!["job.completed".to_owned()]));
 }
 
 /// The next of its ordering key goes on when a job has crashed its last worker.
