@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     body::{self, Incoming},
-    delivery_key::{self, Key},
+    delivery_key::{self, Keys},
     event::{self, Arrival, Problem, Reading},
     intake::{self, Fate, Intake, IntakeError, Outcome, Taken},
     jobs::{self, Common},
@@ -86,7 +86,7 @@ impl Delivery<'_> {
         let intake = Intake {
             tenant: &profile.tenant,
             source: &self.source.name,
-            keys: Vec::new(),
+            keys: Keys::default(),
             id: self.id,
             event_type: None,
             channel: None,
@@ -158,7 +158,7 @@ impl Delivery<'_> {
         body: &Json,
         reading: &Reading,
         arrival: Arrival,
-        keys: Vec<Key>,
+        keys: Keys,
         bytes: &[u8],
         intake: Intake<'_>,
     ) -> Result<Taken, Refused> {
@@ -196,7 +196,7 @@ impl Delivery<'_> {
     }
 
     async fn park_invalid(&self, bytes: &[u8], problems: &[Problem], intake: Intake<'_>) -> Result<Taken, Refused> {
-        let intake = Intake { keys: vec![delivery_key::of_body(bytes)], ..intake };
+        let intake = Intake { keys: delivery_key::of_body(bytes).into(), ..intake };
         self.park("invalid", Some(&pointers(problems)), bytes, intake).await
     }
 
