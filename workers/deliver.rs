@@ -55,6 +55,15 @@ impl Job for Deliver {
             && ends_job(failure, ctx.job())
         {
             let subject = self.target.as_deref().and_then(settings::plain).unwrap_or("address");
+            let (job, error) = (ctx.job(), failure.code());
+            tracing::warn!(
+                event = "dead-letter",
+                job_id = job.id,
+                tenant = job.tenant,
+                queue = subject,
+                error,
+                "delivery given up"
+            );
             ctx.audit(Trail::new("delivery.failed", ctx.job(), subject, "deliver", "failed").failure(failure).event());
         }
         outcome
