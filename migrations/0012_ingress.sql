@@ -22,8 +22,8 @@ create table backhaul.ingress_events (
 create index ingress_events_expiry on backhaul.ingress_events (expires_at);
 create index ingress_events_parked on backhaul.ingress_events (received_at) where parked is not null;
 
--- A delivery that was seen. Two keys may lead to one event: the sender's id for it, and the signature that must not be
--- used twice. Keys are hashes: ids come from outside and may be long, or personal.
+-- A delivery that was seen. Two keys may lead to one event: what it is called (the sender's id for it, or else its
+-- identity), and the signature that must not be used twice. Keys are hashes: ids come from outside and may be long, or personal.
 create table backhaul.ingress_keys (
     tenant text not null,
     source text not null,
@@ -34,13 +34,37 @@ create table backhaul.ingress_keys (
 ) with (autovacuum_vacuum_scale_factor = 0.05);
 create index ingress_keys_expiry on backhaul.ingress_keys (expires_at);
 
+-- Which secret a source's webhook was last registered with, as a hash under that secret. Upstreams never show secrets, so
+-- that without it a new one would not reach them, and deliveries would be refused once the previous one is taken away.
+create table backhaul.ingress_registrations (
+    tenant text not null,
+    source text not null,
+    secret_mark bytea not null check (octet_length(secret_mark) = 32),
+    registered_at timestamptz not null,
+    primary key (tenant, source)
+);
+
+create function backhaul.registration_mark(p_tenant text, p_source text) returns bytea
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select r.secret_mark from backhaul.ingress_registrations r where r.tenant = p_tenant and r.source = p_source
+$$;
+
+create function backhaul.remember_registration(p_tenant text, p_source text, p_mark bytea) returns void
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    insert into backhaul.ingress_registrations as r (tenant, source, secret_mark, registered_at)
+    values (p_tenant, p_source, p_mark, clock_timestamp())
+    on conflict (tenant, source) do update set
+        secret_mark = excluded.secret_mark, registered_at = excluded.registered_at
+$$;
+
 -- Takes an event in: its keys, its row and its jobs, all or nothing, in the caller's one statement. A repetition that
 -- arrives while the first is under way waits on the unique index, and is answered by what became of it: two replicas
--- make one set of jobs. `p_jobs` is as for enqueue_many; `p_parked` says why there are none.
+-- make one set of jobs. `p_jobs` is as for enqueue_many; `p_parked` says why there are none; `p_unsigned_id` is the one of
+-- the keys, if any, that anybody could have written into a captured delivery.
 create function backhaul.ingest(
     p_tenant text, p_source text, p_keys bytea[], p_window interval, p_event uuid, p_event_type text, p_channel text,
     p_occurred_at timestamptz, p_received_at timestamptz, p_body bytea, p_traceparent text, p_jobs jsonb,
-    p_parked text, p_detail text
+    p_parked text, p_detail text, p_unsigned_id bytea default null
 ) returns table (event_id uuid, outcome text, job_ids bigint[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -63,7 +87,10 @@ begin
         returning x.event_id
     ) select k.event_id into v_first from keys k where k.event_id <> p_event limit 1;
     if v_first is not null then
-        -- Whichever of the keys was new leads to the first event as well.
+        -- Whichever of the keys was new leads to the first event as well, but for an id that is not signed: it may be
+        -- that of a delivery still to come, which would then be taken for seen and be lost.
+        delete from backhaul.ingress_keys x
+        where x.tenant = p_tenant and x.source = p_source and x.key = p_unsigned_id and x.event_id = p_event;
         update backhaul.ingress_keys x set event_id = v_first
         where x.tenant = p_tenant and x.source = p_source and x.key = any (p_keys) and x.event_id = p_event;
         return query select v_first, 'duplicate', '{}'::bigint[];
@@ -218,7 +245,7 @@ revoke all on all functions in schema backhaul from public;
 grant usage on schema backhaul to backhaul_ingress;
 -- Beside events, the receiver enqueues what its admin address asks for, and counts what is waiting.
 grant execute on function backhaul.ingest, backhaul.backlog, backhaul.ingress_expire, backhaul.job_fate,
-    backhaul.enqueue to backhaul_ingress;
+    backhaul.enqueue, backhaul.registration_mark, backhaul.remember_registration to backhaul_ingress;
 grant select on backhaul.kinds, backhaul.parked_events, backhaul.migrations to backhaul_ingress;
 grant select on backhaul.parked_events to backhaul_reader, backhaul_operator;
 grant select on backhaul.ingress_events to backhaul_operator;

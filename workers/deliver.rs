@@ -10,17 +10,13 @@ use backhaul_outbound::{CallError, Class, Delivery, Profile, Reply, classify, cl
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use url::Url;
 
 use self::settings::DeliverSettings;
 use crate::{
     Env,
-    api::{Exchange, Trouble},
+    api::{Exchange, Trouble, callback},
     trail::{Trail, ends_job},
 };
-
-/// Longest part of a bucket's name.
-const BUCKET_PART_MAX: usize = 40;
 
 /// The payload: `{target, event}` with a target of the profile, or `{url, event}`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +55,15 @@ impl Job for Deliver {
             && ends_job(failure, ctx.job())
         {
             let subject = self.target.as_deref().and_then(settings::plain).unwrap_or("address");
+            let (job, error) = (ctx.job(), failure.code());
+            tracing::warn!(
+                event = "dead-letter",
+                job_id = job.id,
+                tenant = job.tenant,
+                queue = subject,
+                error,
+                "delivery given up"
+            );
             ctx.audit(Trail::new("delivery.failed", ctx.job(), subject, "deliver", "failed").failure(failure).event());
         }
         outcome
@@ -69,7 +74,7 @@ impl Deliver {
     async fn attempt(&self, env: &Env, ctx: &mut JobContext) -> Result<(), Failure> {
         let profile = env.profile(&ctx.job().tenant)?;
         let address = self.address(profile)?;
-        let bucket = bucket(&address.name);
+        let bucket = callback::bucket(Self::KIND, &address.name);
         // A receiver that asked for peace is left alone by the whole fleet; other receivers go on.
         ctx.pacer().take(&bucket).await?;
         let (job, now) = (ctx.job().clone(), ctx.now());
@@ -100,23 +105,10 @@ impl Deliver {
                 };
                 Ok(Address { url: known.url.clone(), name: target.clone() })
             }
-            (None, Some(url)) => {
-                let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
-                Ok(Address { url: url.clone(), name: host.unwrap_or_else(|| "invalid".to_owned()) })
-            }
+            (None, Some(url)) => Ok(Address { url: url.clone(), name: callback::host(url) }),
             _ => Err(Failure::permanent("invalid_payload", "name either a target or a url")),
         }
     }
-}
-
-/// The bucket that a receiver's 429 closes: its own, so that one busy receiver does not stop the others.
-fn bucket(name: &str) -> String {
-    let plain: String = name
-        .chars()
-        .map(|char| if char.is_ascii_alphanumeric() || char == '-' { char.to_ascii_lowercase() } else { '_' })
-        .take(BUCKET_PART_MAX)
-        .collect();
-    format!("deliver/{plain}")
 }
 
 /// What a receiver's answer, or the lack of one, means. Only a 2xx is a delivery.
@@ -199,7 +191,7 @@ mod tests {
         assert_eq!(code(r#"{"event":{}}"#), "invalid_payload");
         assert_eq!(code(r#"{"target":"analytics","url":"https://a.example.com","event":{}}"#), "invalid_payload");
         let by_url = job(r#"{"url":"https://b.example.com/x?y=1","event":{}}"#).address(profile).expect("an address");
-        assert_eq!(bucket(&by_url.name), "deliver/b_example_com");
+        assert_eq!(callback::bucket(Deliver::KIND, &by_url.name), "deliver/b_example_com");
         assert!(serde_json::from_str::<Deliver>(r#"{"target":"analytics","event":{},"x":1}"#).is_err());
         assert!(serde_json::from_str::<Deliver>(r#"{"target":"analytics"}"#).is_err());
     }

@@ -28,7 +28,8 @@ use self::{
 };
 use crate::{
     api::{
-        Exchange, Session, callback,
+        Exchange, Session,
+        callback::{self, Callback},
         session::configured,
         widgets::{Snapshot, Widgets},
     },
@@ -242,7 +243,7 @@ async fn tell(
     applied: &Applied,
     purged: &str,
 ) -> Result<(), Failure> {
-    let (job, now) = (ctx.job().clone(), ctx.now());
+    let (job, now, pacer) = (ctx.job().clone(), ctx.now(), ctx.pacer());
     let id = &request.configuration_id;
     let body = json!({
         "event": "widget_customization_applied",
@@ -253,7 +254,8 @@ async fn tell(
     let _: Exchange = ctx
         .step("callback", |key| async move {
             // The step's key is the delivery's id, so that the receiver knows a repetition.
-            let exchange = callback::post(&env.client, profile, url, &key, &body, &job, now).await?;
+            let told = Callback { url, id: &key, body: &body };
+            let exchange = callback::post(&env.client, &pacer, profile, told, &job, now).await?;
             let trail = Trail::new("widget.callback_delivered", &job, id, "callback", "completed")
                 .exchange(&exchange)
                 .with("side_effects", json!({"purge": purged, "callback": "completed"}));

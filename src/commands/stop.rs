@@ -37,6 +37,7 @@ impl Stop {
     }
 
     /// Returns when a stop was asked for.
+    #[cfg(feature = "demo")]
     pub(crate) async fn requested(&self) {
         self.token.cancelled().await;
     }

@@ -7,22 +7,39 @@ use crate::{event::Reading, signature::Verified};
 /// Hash of what names a delivery within its tenant and source.
 pub type Key = [u8; 32];
 
+/// By what a repetition of one delivery is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Any of them tells a repetition.
+    pub all: Vec<Key>,
+    /// The one of them that anybody could have changed. A repetition that is known by another one does not bring it
+    /// along.
+    pub unsigned_id: Option<Key>,
+}
+
+impl From<Key> for Keys {
+    fn from(key: Key) -> Self {
+        Self { all: vec![key], unsigned_id: None }
+    }
+}
+
 /// The keys of a delivery, the sender's own id first: a redelivery with a new time is known by it. Without an id the
 /// event's identity is hashed, each part behind its length, so that no two rows of parts read alike.
 ///
-/// `unsigned_id` is the id of a header that the signature does not cover. Whoever repeats a signed delivery could change
-/// it, so that the signature becomes a key as well.
-pub fn keys(reading: &Reading, body: Option<&[u8]>, verified: &Verified, unsigned_id: Option<&str>) -> Vec<Key> {
+/// `unsigned_id` is the id of a header that the signature does not cover. Whoever repeats a signed delivery can change it
+/// or leave it out, and with it what the delivery is called: so the signature is a key as well. An id that is signed,
+/// itself or in the body, comes with every repetition of the same bytes and needs no second key.
+pub fn keys(reading: &Reading, body: Option<&[u8]>, verified: &Verified, unsigned_id: Option<&str>) -> Keys {
     if let Some(id) = verified.signed_id.as_deref().or(reading.delivery_id.as_deref()) {
-        return vec![hash("id", [Some(id.as_bytes())])];
+        return hash("id", [Some(id.as_bytes())]).into();
     }
-    if let Some(id) = unsigned_id {
-        let mut keys = vec![hash("id", [Some(id.as_bytes())])];
-        keys.extend(verified.signature.as_deref().map(|signature| hash("signature", [Some(signature)])));
-        return keys;
-    }
-    let parts = reading.identity.iter().map(|part| part.as_deref().map(str::as_bytes));
-    vec![hash("identity", parts.chain(body.map(Some)))]
+    let unsigned_id = unsigned_id.map(|id| hash("id", [Some(id.as_bytes())]));
+    let name = unsigned_id.unwrap_or_else(|| {
+        let parts = reading.identity.iter().map(|part| part.as_deref().map(str::as_bytes));
+        hash("identity", parts.chain(body.map(Some)))
+    });
+    let signature = verified.signature.as_deref().map(|signature| hash("signature", [Some(signature)]));
+    Keys { all: std::iter::once(name).chain(signature).collect(), unsigned_id }
 }
 
 /// The key of a body that says nothing of itself.
@@ -63,7 +80,7 @@ mod tests {
         }
     }
 
-    fn plain(identity: &[&str]) -> Vec<Key> {
+    fn plain(identity: &[&str]) -> Keys {
         keys(&reading(identity, None), None, &Verified { signature: None, signed_id: None }, None)
     }
 
@@ -89,11 +106,14 @@ mod tests {
         assert_eq!(by_body, keys(&reading(&["y"], Some("d1")), None, &verified(None), Some("h2")));
         let by_signed = keys(&reading(&["x"], Some("d1")), None, &verified(Some("s1")), None);
         assert_eq!(by_signed, keys(&reading(&["y"], Some("d2")), None, &verified(Some("s1")), None));
-        // A header that anybody could change does not make a repetition new.
-        let by_header = |id: &str| keys(&reading(&["x"], None), None, &verified(None), Some(id));
-        assert_eq!(by_header("h1").len(), 2);
-        assert_ne!(by_header("h1")[0], by_header("h2")[0]);
-        assert_eq!(by_header("h1")[1], by_header("h2")[1]);
+        // A header that anybody could change or leave out does not make a repetition new.
+        let by_header = |id| keys(&reading(&["x"], None), None, &verified(None), id);
+        let (one, other, bare) = (by_header(Some("h1")), by_header(Some("h2")), by_header(None));
+        assert_eq!([&one, &other, &bare].map(|keys| keys.all.len()), [2, 2, 2]);
+        assert!(one.all[0] != other.all[0] && one.all[0] != bare.all[0]);
+        assert!(one.all[1] == other.all[1] && one.all[1] == bare.all[1]);
+        assert_eq!((one.unsigned_id, bare.unsigned_id), (Some(one.all[0]), None));
+        assert_eq!((by_body.unsigned_id, by_signed.unsigned_id), (None, None));
         // An id is never mistaken for an identity that reads alike.
         assert_ne!(keys(&reading(&[], Some("x")), None, &verified(None), None), plain(&["x"]));
         let body = |body: &[u8]| keys(&reading(&["x"], None), Some(body), &verified(None), None);

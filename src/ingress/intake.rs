@@ -6,7 +6,7 @@ use backhaul_engine::Store;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::delivery_key::Key;
+use crate::delivery_key::Keys;
 
 /// How long a delivery is known: longer than any sender repeats one.
 pub(crate) const WINDOW: Duration = Duration::from_secs(72 * 3600);
@@ -19,7 +19,7 @@ pub(crate) struct Intake<'a> {
     /// The source's name.
     pub(crate) source: &'a str,
     /// By what repetitions are known.
-    pub(crate) keys: Vec<Key>,
+    pub(crate) keys: Keys,
     /// Our id of it.
     pub(crate) id: Uuid,
     /// Its type, where it has one.
@@ -95,10 +95,11 @@ pub(crate) async fn take_in(store: &Store, intake: Intake<'_>, timeout: Duration
         Fate::Jobs(jobs) => (jobs, None, None),
         Fate::Parked { reason, detail } => ("[]".to_owned(), Some(reason), detail),
     };
-    let keys: Vec<&[u8]> = intake.keys.iter().map(<[u8; 32]>::as_slice).collect();
+    let keys: Vec<&[u8]> = intake.keys.all.iter().map(<[u8; 32]>::as_slice).collect();
     let statement = sqlx::query_as::<_, (Uuid, String, Vec<i64>)>(
         "select event_id, outcome, job_ids
-         from backhaul.ingest($1, $2, $3, make_interval(secs => $4), $5, $6, $7, $8, $9, $10, $11, $12::text::jsonb, $13, $14)",
+         from backhaul.ingest($1, $2, $3, make_interval(secs => $4), $5, $6, $7, $8, $9, $10, $11, $12::text::jsonb, $13, $14,
+             $15)",
     )
     .bind(intake.tenant)
     .bind(intake.source)
@@ -113,7 +114,8 @@ pub(crate) async fn take_in(store: &Store, intake: Intake<'_>, timeout: Duration
     .bind(intake.traceparent)
     .bind(jobs)
     .bind(parked)
-    .bind(detail);
+    .bind(detail)
+    .bind(intake.keys.unsigned_id.as_ref().map(<[u8; 32]>::as_slice));
     let answer = tokio::time::timeout(timeout, statement.fetch_one(store)).await;
     let (id, outcome, jobs) = match answer {
         Err(_) => return Err(IntakeError::Unavailable(format!("no answer within {} ms", timeout.as_millis()))),

@@ -4,7 +4,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -102,6 +105,23 @@ impl Json {
         match members.iter_mut().find(|(own, _)| own == name) {
             Some((_, slot)) => *slot = value,
             None => members.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Sets many members of an object, in their order. One by one they would take the square of their number, and a body
+    /// may have thirty thousand.
+    pub fn extend(&mut self, more: impl IntoIterator<Item = (String, Self)>) {
+        let Self::Object(members) = self else { return };
+        let mut places: HashMap<String, usize> =
+            members.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+        for (name, value) in more {
+            match places.get(&name) {
+                Some(&place) => members[place].1 = value,
+                None => {
+                    places.insert(name.clone(), members.len());
+                    members.push((name, value));
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     body::{self, Incoming},
-    delivery_key::{self, Key},
+    delivery_key::{self, Keys},
     event::{self, Arrival, Problem, Reading},
     intake::{self, Fate, Intake, IntakeError, Outcome, Taken},
     jobs::{self, Common},
@@ -22,7 +22,7 @@ use crate::{
     reply::Refusal,
     routes::Source,
     signature::{self, Verified},
-    told::Told,
+    told::{Subject, Told},
 };
 
 /// Takes a delivery for `tenant`; without one, for the only tenant there is. Whatever happens, there is an answer, and
@@ -32,16 +32,18 @@ pub(crate) async fn receive(app: Arc<App>, source: usize, tenant: Option<String>
     let id = Uuid::now_v7();
     let source = &app.routes.sources[source];
     let delivery = Delivery { app: &app, source, id };
+    let mut subject = Subject::default();
     // A mistake of ours must not take the connection, and with it the sender's other deliveries, down.
     let (parts, body) = request.into_parts();
     let mut body = Incoming::new(body);
-    let outcome = AssertUnwindSafe(delivery.take(tenant.as_deref(), &parts, &mut body)).catch_unwind().await;
+    let outcome =
+        AssertUnwindSafe(delivery.take(tenant.as_deref(), &parts, &mut body, &mut subject)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|_| Err((Refusal::Internal, "panicked".to_owned())));
     // What a stranger writes where a tenant's name belongs is not repeated.
     let tenant = tenant.as_deref().and_then(|name| app.profiles.get(name)).map(|profile| profile.tenant.as_str());
     let told = Told { source: &source.name, tenant, took: started.elapsed() };
     match outcome {
-        Ok(taken) => told.taken(&app, &taken),
+        Ok(taken) => told.taken(&app, &taken, &subject),
         Err((refusal, why)) => {
             let answer = told.refused(&app, id, &refusal, &why);
             body.drain().await;
@@ -65,7 +67,13 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    async fn take(&self, tenant: Option<&str>, parts: &Parts, body: &mut Incoming) -> Result<Taken, Refused> {
+    async fn take(
+        &self,
+        tenant: Option<&str>,
+        parts: &Parts,
+        body: &mut Incoming,
+        subject: &mut Subject,
+    ) -> Result<Taken, Refused> {
         let app = self.app;
         let Ok(_place) = app.places.try_acquire() else {
             return Err((self.busy("too_many_requests"), "every place is taken".to_owned()));
@@ -86,7 +94,7 @@ impl Delivery<'_> {
         let intake = Intake {
             tenant: &profile.tenant,
             source: &self.source.name,
-            keys: Vec::new(),
+            keys: Keys::default(),
             id: self.id,
             event_type: None,
             channel: None,
@@ -101,7 +109,8 @@ impl Delivery<'_> {
             Ok((body, reading)) => {
                 let whole = self.source.identity_body.then_some(bytes.as_slice());
                 let keys = delivery_key::keys(&reading, whole, &verified, delivery_id);
-                self.route(profile, &body, &reading, arrival, keys, &bytes, intake).await
+                let intake = Intake { keys, ..intake };
+                self.route(profile, &body, &reading, arrival, &bytes, intake, subject).await
             }
             Err((Refusal::WrongShape(problems), _)) if profile.webhook.park_invalid => {
                 self.park_invalid(&bytes, &problems, intake).await
@@ -158,12 +167,12 @@ impl Delivery<'_> {
         body: &Json,
         reading: &Reading,
         arrival: Arrival,
-        keys: Vec<Key>,
         bytes: &[u8],
         intake: Intake<'_>,
+        subject: &mut Subject,
     ) -> Result<Taken, Refused> {
+        subject.channel_type.clone_from(&reading.channel);
         let intake = Intake {
-            keys,
             event_type: Some(&reading.event_type),
             channel: reading.channel.as_deref(),
             occurred_at: Some(reading.occurred_at),
@@ -175,7 +184,9 @@ impl Delivery<'_> {
         };
         let (record, drifts) = event::record(&self.app.routes, self.source, route, reading, arrival, body);
         self.app.metrics.drifted(&self.source.name, &drifts);
+        subject.interaction_id = record.member("interactionId").and_then(Json::as_text).map(str::to_owned);
         let jobs = jobs::of(&self.app.routes, route, &record, body);
+        subject.queues = jobs.iter().map(|job| job.destination.clone()).collect();
         let problems: Vec<Problem> =
             jobs.iter().flat_map(|job| self.app.checks.check(profile, &job.kind, &job.payload)).collect();
         if !problems.is_empty() {
@@ -196,7 +207,7 @@ impl Delivery<'_> {
     }
 
     async fn park_invalid(&self, bytes: &[u8], problems: &[Problem], intake: Intake<'_>) -> Result<Taken, Refused> {
-        let intake = Intake { keys: vec![delivery_key::of_body(bytes)], ..intake };
+        let intake = Intake { keys: delivery_key::of_body(bytes).into(), ..intake };
         self.park("invalid", Some(&pointers(problems)), bytes, intake).await
     }
 

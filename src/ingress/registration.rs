@@ -1,6 +1,7 @@
 //! Tells upstreams our address: lists the webhooks there, and creates or repairs ours. Never in anybody's way: it begins
 //! when the listeners answer, and goes on in the background until it has succeeded.
 
+mod mark;
 mod plan;
 
 use std::{
@@ -9,12 +10,15 @@ use std::{
     time::Duration,
 };
 
-use backhaul_outbound::{Call, Class, Client, Method, Profile, Provider, Reply, classify};
+use backhaul_outbound::{
+    Call, Class, Client, Method, Profile, Provider, Reply, classify, client,
+    paging::{self, PAGES_MAX},
+};
 use rand::RngExt;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::plan::Wanted;
+use self::{mark::Mark, plan::Wanted};
 use crate::{app::App, routes::Registration};
 
 /// First and longest pause between two tries.
@@ -111,6 +115,12 @@ struct Trouble {
     not_before: Option<chrono::DateTime<chrono::Utc>>,
 }
 
+impl Trouble {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), not_before: None }
+    }
+}
+
 impl Ensure {
     async fn until_done(&self) {
         let (tenant, source) = (self.profile.tenant.as_str(), self.source.as_str());
@@ -152,32 +162,45 @@ impl Ensure {
         let outcome = self.client.send(&self.profile.tenant, &self.provider, call.json(self.wanted.body())).await;
         if matches!(&outcome, Ok(reply) if reply.status == 409) {
             // Somebody was faster, most likely another replica. That says nothing of whether it is as it should be.
-            let standing = self.find().await?.ok_or_else(|| Trouble {
-                what: "the upstream says that the webhook exists, and does not list it".to_owned(),
-                not_before: None,
-            })?;
-            return self.repair(&standing).await;
+            let unlisted = || Trouble::new("the upstream says that the webhook exists, and does not list it");
+            return self.repair(&self.find().await?.ok_or_else(unlisted)?).await;
         }
         let reply = self.judge(outcome)?;
         let created: Value = reply.json().unwrap_or_default();
-        Ok((Ensured::Created, plan::id_of(&created, &self.registration.id)))
+        let id = plan::id_of(&created, &self.registration.id);
+        self.remember(self.mark(id.as_deref())).await?;
+        Ok((Ensured::Created, id))
     }
 
+    /// Ours among all that stand there, page by page. Of several, the one that is right already.
     async fn find(&self) -> Result<Option<Value>, Trouble> {
-        let call = Call::get(&self.registration.list, &self.registration.class);
-        let reply = self.judge(self.client.send(&self.profile.tenant, &self.provider, call).await)?;
-        let list: Value =
-            reply.json().map_err(|error| Trouble { what: format!("the list: {error}"), not_before: None })?;
-        Ok(self.wanted.find(&list).cloned())
+        let (mut first, mut query) = (None, paging::Query::new());
+        for _ in 0..PAGES_MAX {
+            let pairs: Vec<_> = query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let call = Call::get(&self.registration.list, &self.registration.class).query(&pairs);
+            let reply = self.judge(self.client.send(&self.profile.tenant, &self.provider, call).await)?;
+            let list: Value = reply.json().map_err(|error| Trouble::new(format!("the list: {error}")))?;
+            match self.wanted.find(&list) {
+                Some(ours) if self.wanted.is_met_by(ours) => return Ok(Some(ours.clone())),
+                Some(ours) => drop(first.get_or_insert_with(|| ours.clone())),
+                None => {}
+            }
+            match paging::next(&list, &query) {
+                Some(next) => query = next,
+                None => return Ok(first),
+            }
+        }
+        Err(Trouble::new(format!("the list has more than {PAGES_MAX} pages")))
     }
 
     async fn repair(&self, standing: &Value) -> Result<(Ensured, Option<String>), Trouble> {
         let id = plan::id_of(standing, &self.registration.id);
-        if self.wanted.is_met_by(standing) {
+        let mark = self.mark(id.as_deref());
+        if self.wanted.is_met_by(standing) && self.has_our_secret(mark.as_ref()).await? {
             return Ok((Ensured::Found, id));
         }
         let Some(id) = id else {
-            return Err(Trouble { what: "the webhook that stands there has no id".to_owned(), not_before: None });
+            return Err(Trouble::new("the webhook that stands there has no id"));
         };
         let placeholder = self.placeholder();
         let params = [(placeholder.as_str(), id.as_str())];
@@ -187,7 +210,31 @@ impl Ensure {
         };
         let call = Call::new(method, &self.registration.item, &self.registration.class).params(&params).json(&body);
         self.judge(self.client.send(&self.profile.tenant, &self.provider, call).await)?;
+        self.remember(mark).await?;
         Ok((Ensured::Repaired, Some(id)))
+    }
+
+    /// The mark of our secret on the webhook of that id; nothing where the registration holds no secret.
+    fn mark(&self, id: Option<&str>) -> Option<Mark> {
+        let secret = self.profile.webhook.secrets.first().filter(|_| self.wanted.is_secret())?;
+        let list = client::target(&self.provider, &Call::get(&self.registration.list, &self.registration.class));
+        let list = list.map(String::from).unwrap_or_default();
+        Mark::new(secret, &self.profile.tenant, &self.source, &list, id.unwrap_or_default())
+    }
+
+    /// Whether the webhook was last registered with the secret of `mark`.
+    async fn has_our_secret(&self, mark: Option<&Mark>) -> Result<bool, Trouble> {
+        let Some(mark) = mark else { return Ok(true) };
+        let app = &self.app;
+        let known = Mark::load(&app.store, &self.profile.tenant, &self.source, app.limits.store_timeout).await;
+        Ok(known.map_err(Trouble::new)?.as_ref() == Some(mark))
+    }
+
+    async fn remember(&self, mark: Option<Mark>) -> Result<(), Trouble> {
+        let Some(mark) = mark else { return Ok(()) };
+        let app = &self.app;
+        let saved = mark.save(&app.store, &self.profile.tenant, &self.source, app.limits.store_timeout).await;
+        saved.map_err(Trouble::new)
     }
 
     /// The one placeholder of the endpoint's template.

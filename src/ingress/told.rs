@@ -1,4 +1,4 @@
-//! The end of a delivery: one line in the log, one count, one answer.
+//! The end of a delivery: its lines in the log, one count, one answer.
 
 use std::time::Duration;
 
@@ -13,6 +13,17 @@ use crate::{
     reply::{self, Refusal},
 };
 
+/// What a delivery was about, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct Subject {
+    /// The interaction, where the source's record has one.
+    pub(crate) interaction_id: Option<String>,
+    /// The channel, where the source has channels.
+    pub(crate) channel_type: Option<String>,
+    /// The destinations of its jobs.
+    pub(crate) queues: Vec<String>,
+}
+
 /// What the log, the metrics and the sender are told in the end.
 pub(crate) struct Told<'a> {
     /// The source's name.
@@ -25,7 +36,7 @@ pub(crate) struct Told<'a> {
 
 impl Told<'_> {
     /// The delivery was taken.
-    pub(crate) fn taken(&self, app: &App, taken: &Taken) -> Response {
+    pub(crate) fn taken(&self, app: &App, taken: &Taken, subject: &Subject) -> Response {
         let (ended, status, event) = match taken.outcome {
             Outcome::Accepted => (Ended::Accepted, "accepted", "webhook.success"),
             Outcome::Duplicate => (Ended::Duplicate, "duplicate", "idempotency.duplicate"),
@@ -33,7 +44,20 @@ impl Told<'_> {
         };
         app.metrics.ended(self.source, ended, self.took);
         let (source, tenant, latency_ms) = (self.source, self.tenant, self.latency_ms());
-        tracing::info!(event, event_id = %taken.id, source, tenant, jobs = taken.jobs, latency_ms, "delivery taken");
+        let (interaction_id, channel_type) = (subject.interaction_id.as_deref(), subject.channel_type.as_deref());
+        let id = taken.id;
+        tracing::info!(
+            event, event_id = %id, source, tenant, interaction_id, channel_type, status, jobs = taken.jobs, latency_ms,
+            "delivery taken"
+        );
+        if taken.outcome == Outcome::Accepted {
+            for queue in &subject.queues {
+                tracing::info!(
+                    event = "queue.publish", event_id = %id, source, tenant, interaction_id, channel_type, queue,
+                    "job enqueued"
+                );
+            }
+        }
         let mut answer = json!({"status": status, "eventId": taken.id});
         if taken.outcome == Outcome::Parked {
             answer["parked"] = json!(true);

@@ -153,13 +153,12 @@ impl Reply {
         Ok(value)
     }
 
-    /// When the upstream wants to be asked again: Retry-After in both forms, clamped to 1 s - 1 h from `now`.
-    /// `None` where the header is missing, or says nothing a clock can use; the caller's backoff then decides.
+    /// When the upstream wants to be asked again: Retry-After in both forms, clamped to 1 s - 1 h from `now`; one second
+    /// where it says nothing that a clock can use (A13.9). `None` where the header is missing: the caller's backoff then
+    /// decides alone.
     pub fn retry_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        match retry_after::parse(self.headers.get(header::RETRY_AFTER)?.as_bytes(), now) {
-            retry_after::RetryAfter::At(at) => Some(at),
-            retry_after::RetryAfter::Floor => None,
-        }
+        let value = self.headers.get(header::RETRY_AFTER)?;
+        Some(retry_after::at_least(retry_after::parse(value.as_bytes(), now), now))
     }
 
     /// What the upstream said about its rate limit, where the profile names a family of headers.

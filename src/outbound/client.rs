@@ -4,7 +4,7 @@ mod deliver;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use reqwest::{
     Request,
@@ -124,6 +124,23 @@ impl Client {
     /// # Errors
     /// Why there is no reply; [`crate::classify::classify`] says what to do about it.
     pub async fn send(&self, tenant: &str, provider: &Provider, call: Call<'_>) -> Result<Reply, CallError> {
+        let leave = std::future::ready(Ok::<(), Infallible>(()));
+        let Ok(outcome) = self.send_paced(tenant, provider, call, leave).await;
+        outcome
+    }
+
+    /// As [`Client::send`]. The repetition after a 401 is a request like any other: `leave` is awaited before it, and
+    /// only then, so that it may be kept to the upstream's limit.
+    ///
+    /// # Errors
+    /// `leave` was refused; the repetition was not sent.
+    pub async fn send_paced<E>(
+        &self,
+        tenant: &str,
+        provider: &Provider,
+        call: Call<'_>,
+        leave: impl Future<Output = Result<(), E>>,
+    ) -> Result<Result<Reply, CallError>, E> {
         let span = tracing::info_span!(
             "outbound",
             otel.kind = "client",
@@ -138,31 +155,50 @@ impl Client {
             latency_ms = field::Empty,
         );
         async {
-            let outcome = self.authenticated(tenant, provider, &call).await;
+            let outcome = self.authenticated(tenant, provider, &call, leave).await?;
             record(&outcome, tenant, provider.name);
-            outcome
+            alert(&outcome, tenant, provider.name, call.endpoint);
+            Ok(outcome)
         }
         .instrument(span)
         .await
     }
 
-    async fn authenticated(&self, tenant: &str, provider: &Provider, call: &Call<'_>) -> Result<Reply, CallError> {
+    async fn authenticated<E>(
+        &self,
+        tenant: &str,
+        provider: &Provider,
+        call: &Call<'_>,
+        leave: impl Future<Output = Result<(), E>>,
+    ) -> Result<Result<Reply, CallError>, E> {
+        let token = match self.with_token(tenant, provider, call).await {
+            Ok((reply, _)) if reply.status != 401 => return Ok(Ok(reply)),
+            Ok((_, token)) => token,
+            Err(error) => return Ok(Err(error)),
+        };
+        if token.renewable() {
+            self.inner.tokens.invalidate(tenant, provider, &token);
+            leave.await?;
+            match self.with_token(tenant, provider, call).await {
+                Ok((reply, _)) if reply.status == 401 => {}
+                other => return Ok(other.map(|(reply, _)| reply)),
+            }
+        }
+        let detail = "the API answered 401 to a token that is valid".to_owned();
+        Ok(Err(CallError::AuthBlocked { until: None, detail }))
+    }
+
+    /// One request with the token that is valid now, which is returned with the reply.
+    async fn with_token(
+        &self,
+        tenant: &str,
+        provider: &Provider,
+        call: &Call<'_>,
+    ) -> Result<(Reply, Token), CallError> {
         // Before the token: a call that cannot be made should cost nothing.
         let url = target(provider, call)?;
         let token = self.token(tenant, provider).await?;
-        let reply = self.once(provider, call, &url, &token).await?;
-        if reply.status != 401 {
-            return Ok(reply);
-        }
-        if token.renewable() {
-            self.inner.tokens.invalidate(tenant, provider, &token);
-            let fresh = self.token(tenant, provider).await?;
-            let reply = self.once(provider, call, &url, &fresh).await?;
-            if reply.status != 401 {
-                return Ok(reply);
-            }
-        }
-        Err(CallError::AuthBlocked { until: None, detail: "the API answered 401 to a token that is valid".to_owned() })
+        Ok((self.once(provider, call, &url, &token).await?, token))
     }
 
     async fn token(&self, tenant: &str, provider: &Provider) -> Result<Token, CallError> {
@@ -285,5 +321,27 @@ fn record(outcome: &Result<Reply, CallError>, tenant: &str, target: &str) {
                 tracing::error!(alert = "tls_failed", tenant, target, class = class.word(), "{error}");
             }
         }
+    }
+}
+
+/// What a person must mend at the upstream, and nobody notices by the job's dead letter alone.
+fn alert(outcome: &Result<Reply, CallError>, tenant: &str, provider: &str, endpoint: &str) {
+    match outcome {
+        Ok(reply) if reply.status == 403 => tracing::error!(
+            alert = "forbidden",
+            tenant,
+            provider,
+            endpoint,
+            "the API refuses the credential: check its scopes and role, the list of IP addresses and the organisation"
+        ),
+        // With a time, the token endpoint has refused the credential, and has said so itself.
+        Err(CallError::AuthBlocked { until: None, .. }) => tracing::error!(
+            alert = "auth_blocked",
+            tenant,
+            provider,
+            endpoint,
+            "the API refuses a token that was just issued, or a fixed one"
+        ),
+        _ => {}
     }
 }

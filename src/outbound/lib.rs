@@ -10,6 +10,7 @@ pub mod classify;
 pub mod client;
 pub mod clock;
 mod exchange;
+pub mod paging;
 pub mod path;
 pub mod profile;
 pub mod redact;

@@ -23,6 +23,8 @@ pub struct Settings {
     pub honour_idempotency_keys: bool,
     /// What counts as a second registration of the same webhook (answered 409).
     pub webhook_duplicates: WebhookDuplicates,
+    /// Webhooks on one page of a listing; 0 puts all of them on one.
+    pub webhook_page_size: usize,
     /// When true `APPEND` adds list members that already stand there.
     pub append_blindly: bool,
     /// When true profiles carry an `ETag`, and `If-Match` is checked where it is sent.
@@ -94,6 +96,7 @@ impl Default for Settings {
             thread_conflict_status: 409,
             honour_idempotency_keys: true,
             webhook_duplicates: WebhookDuplicates::ByName,
+            webhook_page_size: 0,
             append_blindly: false,
             profile_etags: false,
             deduplicate_profiles: true,

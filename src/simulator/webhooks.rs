@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     reply::Reply,
-    routes::{Class, Route},
+    routes::{self, Class, Route},
     settings::WebhookDuplicates,
     world::{Call, Outcome, World, json_object, not_found},
 };
@@ -136,8 +136,22 @@ fn list(world: &World, call: &Call<'_>) -> Outcome {
     }
     let shown: Vec<Value> =
         keys.iter().filter_map(|key| world.webhooks.lists.get(key)).flatten().map(Webhook::show).collect();
+    let total = shown.len();
     // Two names for the one list, as the systems differ; both are there so that either reader finds its own.
-    Reply::json(200, &json!({"entities": shown, "webhooks": shown, "total": shown.len()})).into()
+    let size = call.settings.webhook_page_size;
+    if size == 0 {
+        return Reply::json(200, &json!({"entities": shown, "webhooks": shown, "total": total})).into();
+    }
+    let asked = routes::form_pairs(call.query).into_iter().find(|(name, _)| name == "pageNumber");
+    let number = asked.and_then(|(_, text)| text.parse::<usize>().ok()).unwrap_or(1).max(1);
+    let page: Vec<Value> = shown.into_iter().skip((number - 1).saturating_mul(size)).take(size).collect();
+    let count = total.div_ceil(size);
+    let mut listing = json!({"entities": page, "webhooks": page, "total": total, "pageSize": size,
+        "pageNumber": number, "pageCount": count});
+    if number < count {
+        listing["nextUri"] = format!("{}?pageSize={size}&pageNumber={}", call.path, number + 1).into();
+    }
+    Reply::json(200, &listing).into()
 }
 
 fn create(world: &mut World, call: &Call<'_>) -> Outcome {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn root() -> &'static Path {
@@ -145,4 +146,32 @@ fn only_the_engine_and_the_commands_know_the_queues_tables() {
     let words = ["insert into backhaul.", "update backhaul.", "delete from backhaul."];
     let found = mentions(&["src/outbound", "src/simulator", "src/sinks", "workers"], &words, |_| false);
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Crates of ours in the binary that is built with `arguments`.
+fn built_with(arguments: &[&str]) -> BTreeSet<String> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["tree", "--locked", "--package", "backhaul", "--edges", "normal", "--prefix", "none"]).args(arguments);
+    let output = cargo.current_dir(root()).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let names = text.lines().filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| name.starts_with("backhaul")).map(str::to_owned).collect()
+}
+
+/// What is released has no simulator in it, and nothing that is measured against; the container image is built so.
+#[test]
+fn the_released_worker_has_no_simulator() {
+    assert!(built_with(&[]).contains("backhaul-simulator"), "the tree is not read as it is printed");
+    let released = built_with(&["--no-default-features"]);
+    assert!(released.contains("backhaul-workers"), "{released:?}");
+    for absent in ["backhaul-simulator", "backhaul-bench"] {
+        assert!(!released.contains(absent), "{released:?}");
+    }
+    let compose = fs::read_to_string(root().join("docker-compose.yml")).expect("readable");
+    let image = compose.split("AS worker").next().expect("a part");
+    assert!(
+        image.contains("--no-default-features && install target/debug/backhaul /usr/local/bin/backhaul\n"),
+        "the image's binary is built with the default features"
+    );
 }

@@ -1,6 +1,6 @@
 //! Signed callbacks to addresses that a payload names.
 
-use backhaul_engine::{Failure, JobInfo};
+use backhaul_engine::{Failure, JobInfo, Pacer};
 use backhaul_outbound::{
     CallError, Class, Client, Delivery, Profile, Reply,
     address::{self, Schemes},
@@ -9,13 +9,30 @@ use backhaul_outbound::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use url::Url;
 
 use super::{failure::Trouble, session::Exchange};
 
 /// What stands for the provider in messages and in the name of the bucket.
 const RECEIVER: &str = "callback";
-/// The bucket that a receiver's 429 closes.
-const BUCKET: &str = "callback/deliveries";
+/// Longest part of a bucket's name.
+const BUCKET_PART_MAX: usize = 40;
+
+/// The bucket that a receiver's 429 closes: `sort/name`, its own, so that one busy receiver does not stop the others.
+pub fn bucket(sort: &str, name: &str) -> String {
+    let plain: String = name
+        .chars()
+        .map(|char| if char.is_ascii_alphanumeric() || char == '-' { char.to_ascii_lowercase() } else { '_' })
+        .take(BUCKET_PART_MAX)
+        .collect();
+    format!("{sort}/{plain}")
+}
+
+/// The name of the receiver at `url`: its host.
+pub fn host(url: &str) -> String {
+    let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    host.unwrap_or_else(|| "invalid".to_owned())
+}
 
 /// Checks the text of `url` against the tenant's allow list, before anything is changed that it would be told of. What
 /// the host's name resolves to is checked when the callback is sent.
@@ -25,27 +42,39 @@ pub fn check(profile: &Profile, url: &str) -> Result<(), Failure> {
         .map_err(|refusal| Failure::permanent("address_not_allowed", format!("callbackUrl: {refusal}")))
 }
 
-/// Posts `body` to `url`. `id` is the same for every try, and receivers drop repetitions by it. Only a 2xx is a
-/// delivery.
+/// A callback before it is sent.
+#[derive(Debug)]
+pub struct Callback<'a> {
+    /// Where to, as the payload has it.
+    pub url: &'a str,
+    /// The same for every try: receivers drop repetitions by it.
+    pub id: &'a str,
+    /// What is told.
+    pub body: &'a Value,
+}
+
+/// Posts a callback. Only a 2xx is a delivery. A receiver that asked for peace is left alone by the whole fleet until it
+/// is over; other receivers go on.
 pub async fn post(
     client: &Client,
+    pacer: &Pacer,
     profile: &Profile,
-    url: &str,
-    id: &str,
-    body: &Value,
+    Callback { url, id, body }: Callback<'_>,
     job: &JobInfo,
     now: DateTime<Utc>,
 ) -> Result<Exchange, Failure> {
+    let bucket = bucket(RECEIVER, &host(url));
+    pacer.take(&bucket).await?;
     let body = body.to_string();
     let delivery = Delivery { traceparent: job.traceparent.as_deref(), ..Delivery::json(url, id, body.as_bytes()) };
     let outcome = client.post_to_url(&job.tenant, &profile.callback, delivery).await;
-    Ok(judge(outcome, now)?)
+    Ok(judge(outcome, &bucket, now)?)
 }
 
 /// What a receiver's answer, or the lack of one, means.
-fn judge(outcome: Result<Reply, CallError>, now: DateTime<Utc>) -> Result<Exchange, Trouble> {
+fn judge(outcome: Result<Reply, CallError>, bucket: &str, now: DateTime<Utc>) -> Result<Exchange, Trouble> {
     let class = match classify(outcome.as_ref(), &RetryRules::default(), now) {
-        Class::Throttled { until, .. } => Class::Throttled { bucket: BUCKET.to_owned(), until },
+        Class::Throttled { until, .. } => Class::Throttled { bucket: bucket.to_owned(), until },
         Class::Permanent { code: "address_not_allowed" } => Class::Permanent { code: "address_not_allowed" },
         // Whatever else a receiver means by refusing: it will not take this delivery.
         Class::Permanent { .. } | Class::Conflict | Class::AuthBlocked { .. } => {
@@ -82,13 +111,13 @@ mod tests {
     }
 
     fn failure(outcome: Result<Reply, CallError>) -> Failure {
-        judge(outcome, DateTime::UNIX_EPOCH).map_err(Failure::from).expect_err("not a delivery")
+        judge(outcome, "callback/x", DateTime::UNIX_EPOCH).map_err(Failure::from).expect_err("not a delivery")
     }
 
     /// Covers row 57, row 58: only a 2xx is a delivery, and a receiver that is down is tried again.
     #[test]
     fn only_2xx_is_a_delivery() {
-        assert!(judge(reply(204), DateTime::UNIX_EPOCH).is_ok());
+        assert!(judge(reply(204), "callback/x", DateTime::UNIX_EPOCH).is_ok());
         for status in [500, 503, 408] {
             assert!(
                 matches!(failure(reply(status)), Failure::Transient { cause, .. } if cause.code == "callback_failed")
@@ -97,7 +126,8 @@ mod tests {
         for status in [400, 401, 403, 404, 409, 410, 412] {
             assert!(matches!(failure(reply(status)), Failure::Permanent(cause) if cause.code == "callback_refused"));
         }
-        assert!(matches!(failure(reply(429)), Failure::Throttled { bucket, .. } if bucket == BUCKET));
+        assert!(matches!(failure(reply(429)), Failure::Throttled { bucket, .. } if bucket == "callback/x"));
+        assert_eq!(bucket("callback", &host("https://Hooks.example.com:8443/a")), "callback/hooks_example_com");
         let refused = CallError::Connect { detail: "refused".into() };
         assert!(matches!(failure(Err(refused)), Failure::Transient { .. }));
     }

@@ -1,7 +1,10 @@
 //! Genesys webchat channels and the webhooks that watch them.
 
 use backhaul_engine::{Failure, preview::PlannedRequest};
-use backhaul_outbound::{Call, Method, Reply};
+use backhaul_outbound::{
+    Call, Method, Reply,
+    paging::{self, PAGES_MAX},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,8 +15,6 @@ use super::{
     session::{Exchange, Session},
 };
 
-/// Most webhooks of one listing that are looked at.
-const WEBHOOKS_MAX: usize = 1_000;
 /// This client's names for general codes of the channel endpoints.
 const CHANNEL_NAMES: &[(&str, &str)] =
     &[("not_found", "channel_not_found"), ("gone", "channel_not_found"), ("rejected", "channel_rejected")];
@@ -138,14 +139,25 @@ impl<'e> Channels<'e> {
         Ok(call)
     }
 
-    /// The webhook of that name, as the upstream shows it.
+    /// The webhook of that name, as the upstream shows it, on whichever page of the listing.
     pub async fn webhook(&self, name: &str) -> Result<Option<Value>, Trouble> {
-        let call = Call::get("webhooks", "webhooks");
-        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(WEBHOOK_NAMES))?;
-        let listing: Value = json(&reply, "health_webhook_reply_unusable")?;
-        let webhooks = listing.get("entities").or(Some(&listing)).and_then(Value::as_array);
-        let found = webhooks.into_iter().flatten().take(WEBHOOKS_MAX).find(|webhook| webhook["name"] == name);
-        Ok(found.cloned())
+        let mut query = paging::Query::new();
+        for _ in 0..PAGES_MAX {
+            let pairs: Vec<_> = query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let call = Call::get("webhooks", "webhooks").query(&pairs);
+            let reply = self.session.call(call).await.map_err(|trouble| trouble.named(WEBHOOK_NAMES))?;
+            let listing: Value = json(&reply, "health_webhook_reply_unusable")?;
+            let webhooks = listing.get("entities").or(Some(&listing)).and_then(Value::as_array);
+            if let Some(found) = webhooks.into_iter().flatten().find(|webhook| webhook["name"] == name) {
+                return Ok(Some(found.clone()));
+            }
+            match paging::next(&listing, &query) {
+                Some(next) => query = next,
+                None => return Ok(None),
+            }
+        }
+        let message = format!("the listing of webhooks has more than {PAGES_MAX} pages");
+        Err(Failure::transient("health_webhook_reply_unusable", message).into())
     }
 
     /// Registers a webhook; a name that is taken is a conflict.

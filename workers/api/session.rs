@@ -110,10 +110,13 @@ impl<'e> Session<'e> {
 
     /// Makes `call`. `Ok` is a 2xx; what its body says is the caller's to judge.
     pub async fn call(&self, call: Call<'_>) -> Result<Reply, Trouble> {
-        self.pacer.take(&self.provider.bucket(call.class)).await?;
+        let bucket = self.provider.bucket(call.class);
+        self.pacer.take(&bucket).await?;
         let endpoint = call.endpoint.to_owned();
         let call = call.traceparent(self.traceparent.as_deref());
-        let outcome = self.client.send(&self.tenant, self.provider, call).await;
+        // The repetition after a 401 counts at the upstream, so that it takes a token of its own.
+        let leave = self.pacer.take(&bucket);
+        let outcome = self.client.send_paced(&self.tenant, self.provider, call, leave).await?;
         match (classify(outcome.as_ref(), &self.provider.retry, self.now()), outcome) {
             (Class::Ok, Ok(reply)) => Ok(reply),
             (class, Ok(reply)) => Err(Trouble::of_reply(class, &reply, self.provider.name, &endpoint)),

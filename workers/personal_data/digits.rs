@@ -14,12 +14,14 @@ struct Group {
     end: usize,
 }
 
-/// Every number in `text` that carries a label, outside of what is `taken` already. At each place the longest reading
-/// wins.
+/// Every number in `text` that carries a label, outside of what is `taken` already, which is in order and without
+/// overlaps. At each place the longest reading wins.
 pub(super) fn find(text: &str, context: Context, taken: &[Span]) -> Vec<Span> {
     let mut groups = groups(text);
+    // How many spans have ended where something starts. Found by halving: a payload may hold thousands of addresses.
+    let ended = |start: usize| taken.partition_point(|span| span.end <= start);
     // Left in, digits at the end of an address would be read together with a number behind it, and hide that number.
-    groups.retain(|group| taken.iter().all(|span| group.end <= span.start || span.end <= group.start));
+    groups.retain(|group| taken.get(ended(group.start)).is_none_or(|span| group.end <= span.start));
     let mut spans = Vec::new();
     let mut first = 0;
     while first < groups.len() {
@@ -31,8 +33,8 @@ pub(super) fn find(text: &str, context: Context, taken: &[Span]) -> Vec<Span> {
         match found {
             Some((count, label, start)) => {
                 // A plus before a number may be the last character of an address.
-                let free_from = taken.iter().map(|span| span.end).filter(|end| *end <= groups[first].start).max();
-                let start = start.max(free_from.unwrap_or(0));
+                let free_from = taken[..ended(groups[first].start)].last().map_or(0, |span| span.end);
+                let start = start.max(free_from);
                 spans.push(Span { label, start, end: groups[first + count - 1].end });
                 first += count;
             }

@@ -207,10 +207,8 @@ fn refused(error: &tungstenite::Error, now: DateTime<Utc>, progress: &Progress) 
     match error {
         tungstenite::Error::Http(response) => {
             let not_before = response.headers().get(header::RETRY_AFTER);
-            let not_before = not_before.and_then(|value| match retry_after::parse(value.as_bytes(), now) {
-                retry_after::RetryAfter::At(at) => Some(at),
-                retry_after::RetryAfter::Floor => None,
-            });
+            let not_before =
+                not_before.map(|value| retry_after::at_least(retry_after::parse(value.as_bytes(), now), now));
             ProbeError::Answered { status: response.status().as_u16(), not_before }
         }
         tungstenite::Error::Io(error) => match TlsClass::find(error) {

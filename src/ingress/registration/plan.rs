@@ -30,6 +30,11 @@ impl Wanted {
         Self { body: Value::Object(body), hidden }
     }
 
+    /// Whether it holds what upstreams never show.
+    pub(super) fn is_secret(&self) -> bool {
+        self.hidden.iter().any(|name| self.body.get(name).is_some())
+    }
+
     /// The whole registration.
     pub(super) fn body(&self) -> &Value {
         &self.body
@@ -96,6 +101,7 @@ mod tests {
     fn registrations_are_compared() {
         let wanted = wanted();
         assert_eq!(wanted.body()["secret"], "test-secret");
+        assert!(wanted.is_secret());
         let right = json!({"id": "1", "name": "n", "url": "https://x/1", "events": ["b", "a"], "version": 3});
         assert!(wanted.is_met_by(&right));
         for (member, value) in
@@ -125,5 +131,6 @@ mod tests {
         assert_eq!(id_of(&json!({"id": ""}), &ids), None);
         let bare = Wanted::new(json!({"secret": "{secret}"}).as_object().expect("an object"), "", None);
         assert_eq!(bare.body(), &json!({}));
+        assert!(!bare.is_secret());
     }
 }

@@ -135,15 +135,16 @@ fn rate_headers_name_the_end_of_the_window() {
     assert_eq!(throttled_wait_s(&[(reset, "43"), (RETRY_AFTER, "5")], RateHeaders::Inin), 5);
 }
 
-/// Covers row 18: a useless Retry-After on a 503 leaves the wait to the backoff.
+/// Covers row 18: a useless Retry-After on a 503 is a second, and the backoff where that is later.
 #[test]
 fn a_503_honours_retry_after() {
     let rules = RetryRules::default();
     let class = |value| classify(Ok(&reply(503, &[(RETRY_AFTER, value)])), &rules, noon());
-    let not_before = Some(noon() + Duration::from_secs(20));
-    assert_eq!(class("20"), Class::Transient { code: "upstream_unavailable", not_before });
-    assert_eq!(class("0"), transient("upstream_unavailable"));
-    assert_eq!(class("abc"), transient("upstream_unavailable"));
+    for (value, wait_s) in [("20", 20), ("0", 1), ("-5", 1), ("abc", 1), ("", 1), ("0.4", 1)] {
+        let not_before = Some(noon() + Duration::from_secs(wait_s));
+        assert_eq!(class(value), Class::Transient { code: "upstream_unavailable", not_before }, "{value:?}");
+    }
+    assert_eq!(of(503, &rules), transient("upstream_unavailable"));
 }
 
 #[test]

@@ -74,3 +74,20 @@ async fn what_is_a_duplicate_can_be_chosen() {
     assert_eq!(rig.get(&one).await.0, 404);
     assert_eq!(rig.send(Method::POST, path, &[], &json!({"name": "no address"})).await.0, 400);
 }
+
+#[tokio::test]
+async fn listings_can_come_in_pages() {
+    let rig = rig().await;
+    rig.control(Method::PATCH, "/_sim/settings", &json!({"webhook_page_size": 2})).await;
+    let [(path, mut body), ..] = bodies();
+    for name in ["a", "b", "c"] {
+        body["name"] = json!(name);
+        assert_eq!(rig.send(Method::POST, path, &[], &body).await.0, 201);
+    }
+    let (_, first) = rig.get(path).await;
+    assert_eq!((first["entities"].as_array().expect("a list").len(), &first["pageCount"]), (2, &json!(2)));
+    let next = first["nextUri"].as_str().expect("a link").to_owned();
+    let (_, last) = rig.get(&next).await;
+    assert_eq!((&last["entities"][0]["name"], &last["pageNumber"]), (&json!("c"), &json!(2)));
+    assert!(last.get("nextUri").is_none());
+}

@@ -68,6 +68,33 @@ async fn each_destination_has_its_own_fate() {
     assert_eq!(last["normalizedCustomer"]["raw"], "+1 (555) 000-1001");
 }
 
+/// What the log tells of a delivery, and of a destination that was given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_events_interactions_and_queues() {
+    let (simulator, house, receiver) = stage("log-lines").await;
+    let down = json!({"name": "down", "match": {"path_contains": "/callbacks/crm-sync"}, "then": {"status": 400}});
+    simulator.post("/_sim/faults", &down).await;
+    for _ in 0..2 {
+        assert_eq!(receiver.interaction(&voice("i1")).await.status, 200);
+    }
+    let _worker = worker(&house);
+    eventually("all jobs end", async || house.database.unfinished().await == 0).await;
+    let lines: Vec<Value> = house.logs().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let told = |event: &str| -> Vec<&Value> { lines.iter().filter(|line| line["event"] == event).collect() };
+    let (taken, again) = (told("webhook.success"), told("idempotency.duplicate"));
+    assert_eq!((taken.len(), again.len()), (1, 1));
+    for (line, status) in [(taken[0], "accepted"), (again[0], "duplicate")] {
+        assert_eq!((&line["interaction_id"], &line["channel_type"]), (&json!("i1"), &json!("voice")));
+        assert_eq!(line["status"], status);
+        assert!(line["latency_ms"].is_u64());
+    }
+    let published: Vec<&Value> = told("queue.publish").iter().map(|line| &line["queue"]).collect();
+    assert_eq!(published, ["analytics", "interactions-crm", "notification"]);
+    let dead = told("dead-letter");
+    assert_eq!(dead.len(), 1);
+    assert_eq!((&dead[0]["queue"], &dead[0]["error"]), (&json!("crm-sync"), &json!("delivery_refused")));
+}
+
 /// Covers row 20, row 83: a destination that asks for peace gets it, keeps nobody else waiting, and costs no try.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_destination_closes_for_itself_alone() {

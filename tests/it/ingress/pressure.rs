@@ -80,6 +80,15 @@ async fn the_receivers_role_is_enough() {
     .await;
     let logs = house.logs();
     assert!(!logs.contains("permission denied"), "{logs}");
+    // What a registration with a secret remembers.
+    let mut connection = login.connect().await;
+    for sql in [
+        "select backhaul.remember_registration('acme', 's', sha256('x'))",
+        "select backhaul.registration_mark('acme', 's')",
+    ] {
+        sqlx::raw_sql(sql).execute(&mut connection).await.expect(sql);
+    }
+    connection.close().await.expect("closes");
     drop(receiver);
     // The login owns connections until the receiver is gone.
     house.database.store.close().await;

@@ -90,3 +90,27 @@ async fn forbidden_callbacks_are_refused_first() {
     assert!(jobs.iter().all(|job| dead[job] == "address_not_allowed"), "{dead:?}");
     assert!(stage.exchanges(CLASS).await.is_empty());
 }
+
+/// Covers row 20: a receiver that asked for peace gets it from every job, whichever of them it told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_receiver_is_left_alone_by_other_jobs() {
+    let stage = Stage::new().await;
+    stage.fault("callback", "POST", json!({"first": 1}), json!({"status": 429, "retry_after_s": 600})).await;
+    stage.enqueue(KIND, &[with_callback("cfg_1", &stage.callback_url())]).await;
+    let worker = stage.worker();
+    eventually("the first is refused", async || stage.sent("callback", "POST").await.len() == 1).await;
+    let waiting = "select count(*) from backhaul.jobs where due_at > now() + interval '5 minutes' and attempt = 0";
+    eventually("it waits", async || stage.database.one::<i64>(waiting).await == 1).await;
+    stage.enqueue(KIND, &[with_callback("cfg_2", &stage.callback_url())]).await;
+    eventually("so does the second", async || stage.database.one::<i64>(waiting).await == 2).await;
+    assert_eq!(stage.sent("callback", "POST").await.len(), 1, "the second was not sent");
+    assert_eq!(stage.told("widget.purged").await.len(), 2, "what comes before the callback was done");
+    eventually("both are told in the end", async || {
+        stage.spare_pauses().await;
+        stage.database.unfinished().await == 0
+    })
+    .await;
+    worker.stop().await;
+    stage.all_done().await;
+    assert_eq!(stage.sent("callback", "POST").await.len(), 3);
+}

@@ -176,6 +176,23 @@ async fn ten_updates_make_one_webhook() {
     assert_eq!(stage.sent(HOOKS, "POST").await.len(), 1);
 }
 
+/// A webhook on a later page of the listing is found, and not made a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_on_a_later_page_is_found() {
+    let simulator = Some(json!({"webhook_duplicates": "allowed", "webhook_page_size": 1}));
+    let stage = Stage::with(Setup { simulator, ..Setup::default() }).await;
+    let update = |channel: &str, n: usize| {
+        let mut payload = apply(&format!("Web shop {n}"));
+        payload["channelId"] = json!(channel);
+        payload["healthCallbackUrl"] = json!("https://hooks.example.com/health");
+        payload
+    };
+    for (channel, n) in [("ch_1", 1), ("ch_2", 1), ("ch_3", 1), ("ch_3", 2)] {
+        stage.done(KIND, &[update(channel, n)]).await;
+    }
+    assert_eq!(stage.sent(HOOKS, "POST").await.len(), 3);
+}
+
 /// Covers row 156: 429 on the webhook call is waited for; nothing before it is repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn throttled_webhooks_are_waited_for() {

@@ -165,6 +165,21 @@ async fn a_useless_retry_after_is_a_second() {
     }
 }
 
+/// The repetition after a 401 is a request as the upstream counts: where its limit is used up, it waits for its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_repetition_after_a_401_keeps_to_the_limit() {
+    let stage = Stage::new().await;
+    let limit = format!("select backhaul.bucket_limit('{}', 'cxone/webchat', 1)", stage.tenant);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(stage.database.store.pool()).await.expect("limits");
+    stage.fault("cxone/webchat", "GET", json!({"first": 1}), json!({"status": 401})).await;
+    let (kind, payload, ..) = writes(&stage)[1].clone();
+    stage.enqueue(kind, &[payload]).await;
+    let worker = stage.worker();
+    eventually("the job waits for the limit", async || stage.told_throttled().await).await;
+    worker.stop().await;
+    assert_eq!(stage.exchanges("cxone/webchat").await, ["GET 401"]);
+}
+
 /// Covers row 183: the CRM names a date; until then nobody sends it anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_before_a_named_date() {

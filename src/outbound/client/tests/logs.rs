@@ -79,3 +79,29 @@ async fn no_part_of_a_secret_is_logged() {
         }
     }
 }
+
+/// A 403 and a second 401 are for a person to mend: both are alerts, once a call, and other refusals are none.
+#[tokio::test]
+async fn what_only_a_person_can_mend_is_an_alert() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let server = Server::start(|seen| match (seen.path.as_str(), seen.nth) {
+        (TOKEN, nth) => token(nth),
+        (_, 1) => status(403),
+        (_, 2 | 3) => status(401),
+        _ => status(404),
+    })
+    .await;
+    let (client, _) = client();
+    let profile = profile(&server.url, "", "");
+    for _ in 0..3 {
+        let call = Call::get("profile", "profiles").params(P1_PARAMS);
+        drop(client.send("acme", profile.cxone.as_ref().unwrap(), call).await);
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let alerts: Vec<&str> = log.lines().filter(|line| line.contains("alert=")).collect();
+    assert_eq!(alerts.len(), 2, "{log}");
+    assert!(alerts[0].contains("alert=\"forbidden\"") && alerts[0].contains("tenant=\"acme\""), "{log}");
+    assert!(alerts[1].contains("alert=\"auth_blocked\"") && alerts[1].contains("endpoint=\"profile\""), "{log}");
+}

@@ -45,6 +45,26 @@ async fn a_second_401_is_auth_blocked() {
     assert_eq!((server.count(TOKEN), server.count(P1)), (2, 2));
 }
 
+/// The repetition after a 401 needs leave, and nothing else does.
+#[tokio::test]
+async fn the_repetition_needs_leave() {
+    let server = Server::start(|seen| {
+        token_or(seen, |seen| status(if seen.header("authorization") == "Bearer token-1" { 401 } else { 200 }))
+    })
+    .await;
+    let (client, _) = client();
+    let profile = profile(&server.url, "", "");
+    let call = || Call::get("profile", "profiles").params(&[("profileId", "p1")]);
+    let provider = profile.cxone.as_ref().unwrap();
+    let refused = client.send_paced("acme", provider, call(), std::future::ready(Err("the limit"))).await;
+    assert_eq!(refused.unwrap_err(), "the limit");
+    assert_eq!(server.count(P1), 1);
+    // The token that was refused is not sent again, and a call that succeeds at once asks for nothing.
+    let sent = client.send_paced("acme", provider, call(), std::future::ready(Err("the limit"))).await;
+    assert_eq!(sent.unwrap().unwrap().status, 200);
+    assert_eq!((server.count(TOKEN), server.count(P1)), (2, 2));
+}
+
 /// Covers row 6: the 401s of twenty calls with one token make one refresh.
 #[tokio::test]
 async fn only_the_token_that_was_sent_is_dropped() {
