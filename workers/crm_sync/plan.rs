@@ -28,6 +28,9 @@ pub struct Plan {
     pub delta_size: usize,
     /// The event alone does not say enough: the CRM lost a thread of which the event tells only a part.
     pub needs_source: bool,
+    /// What a difference was made of; absent for a repair, and in plans of before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<String>,
 }
 
 /// The plan that brings the difference between `thread` and the last sync to the CRM. `read` is the CRM's answer.
@@ -99,7 +102,7 @@ fn plan(standing: Option<Standing>, record: Record, delta: Delta, settings: &Crm
             *chunk = left;
         }
     }
-    Plan { standing, base, chunks, delta_size, needs_source: false }
+    Plan { standing, base, chunks, delta_size, needs_source: false, made_of: None }
 }
 
 fn parse(document: Value) -> Result<Record, Failure> {
@@ -112,7 +115,7 @@ pub fn newest(source: Option<Thread>, event: Option<Thread>) -> Option<Thread> {
     match (source, event) {
         (Some(source), Some(event)) if event.version > source.version => Some(event),
         (Some(mut source), Some(event)) => {
-            // Only the event says that this was a merge, which closes the thread.
+            // For the trail, which says what it was that made the source be asked.
             source.event = event.event;
             Some(source)
         }
