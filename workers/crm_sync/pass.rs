@@ -13,7 +13,7 @@ use super::{
     life::Life,
     plan::{self, Plan},
     settings::CrmSyncSettings,
-    snapshot::{Reading, Snapshot},
+    snapshot::{Reading, Snapshot, Unfinished},
     thread::Thread,
 };
 use crate::api::precondition::Standing;
@@ -48,7 +48,7 @@ pub(super) fn first(request: Request, snapshot: Option<&Snapshot>, settings: &Cr
         Request::Reconcile(_) => return First::Ask { event: None, why: "requested" },
         Request::Event(thread) => thread,
     };
-    match snapshot.map(|snapshot| snapshot.read(&thread, settings)) {
+    match snapshot.filter(|snapshot| snapshot.is_synced()).map(|snapshot| snapshot.read(&thread, settings)) {
         None | Some(Reading::Difference) => First::Pass(Pass::Difference(thread)),
         Some(Reading::Known) => First::Known(thread),
         Some(Reading::Reconcile(why)) => First::Ask { event: Some(*thread), why },
@@ -73,7 +73,9 @@ impl Pass {
     /// Whether only the version moves, which the CRM need not be told.
     pub(super) fn is_idle(&self, snapshot: Option<&Snapshot>, settings: &CrmSyncSettings) -> bool {
         match (self, snapshot) {
-            (Self::Difference(thread), Some(before)) => Delta::since(before, thread, settings).is_empty(),
+            (Self::Difference(thread), Some(before)) if before.is_synced() => {
+                Delta::since(before, thread, settings).is_empty()
+            }
             _ => false,
         }
     }
@@ -112,11 +114,31 @@ impl Pass {
     /// A hash of all that a difference is made of, but for the CRM's record.
     fn made_of(&self, snapshot: Option<&Snapshot>, settings: &CrmSyncSettings) -> Option<String> {
         let Self::Difference(thread) = self else { return None };
-        let nothing = Snapshot::empty(String::new());
-        let before = snapshot.unwrap_or(&nothing);
-        let parts = (before, before.after(thread, settings), settings.chunk);
+        let before = match snapshot {
+            // What the plan itself has set out to add is no reason to make another.
+            Some(snapshot) if snapshot.is_synced() => {
+                Snapshot { unfinished: Unfinished::default(), ..snapshot.clone() }
+            }
+            _ => Snapshot::empty(String::new()),
+        };
+        let parts = (before.after(thread, settings), before, settings.chunk);
         let digest = Sha256::digest(serde_json::to_vec(&parts).ok()?);
         Some(BASE64_URL_SAFE_NO_PAD.encode(&digest[..16]))
+    }
+
+    /// The state once everything is sent.
+    pub(super) fn after(&self, before: &Snapshot, settings: &CrmSyncSettings) -> Snapshot {
+        let mut next = before.after(self.thread(), settings);
+        if let Self::Repair { thread, .. } = self {
+            // Whatever the record showed of them, and the source does not, is removed.
+            if thread.messages.is_some() {
+                next.unfinished.messages.clear();
+            }
+            if thread.participants.is_some() {
+                next.unfinished.participants.clear();
+            }
+        }
+        next
     }
 }
 

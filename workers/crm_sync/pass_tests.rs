@@ -100,3 +100,37 @@ fn an_earlier_life_s_plan_holds_while_nothing_changed() {
     let old = Plan { made_of: None, ..plan };
     assert!(!holds(&pass, &old, (born, again), Some(&snapshot), &settings()));
 }
+
+/// What a plan sets out to add is noted until it is synced, or until a comparison with the record has removed it.
+#[test]
+fn what_a_job_set_out_to_add_is_noted() {
+    let (first, second) = (thread(Some(1), &["m1"], 1), thread(Some(2), &["m1", "m2", "m3"], 2));
+    let snapshot = synced(&first);
+    let pass = Pass::Difference(Box::new(second));
+    let plan = pass.plan(None, Some(&snapshot), &settings()).expect("a plan");
+    let begun = snapshot.setting_out(&plan.chunks).expect("it adds something");
+    assert_eq!(begun.unfinished.messages.iter().collect::<Vec<_>>(), ["m1", "m2", "m3"]);
+    assert_eq!(begun.setting_out(&[]), None);
+    let (born, again) = (Life { job: 7, replays: 0 }, Life { job: 7, replays: 1 });
+    assert!(pass.goes_on_with(&plan, (born, again), Some(&begun), &settings()), "its own note does not outdate a plan");
+    assert_eq!(pass.after(&begun, &settings()).unfinished, Unfinished::default());
+
+    let third = thread(Some(3), &["m3"], 3);
+    let difference = Pass::Difference(Box::new(third.clone())).after(&begun, &settings());
+    assert_eq!(difference.unfinished.messages.iter().collect::<Vec<_>>(), ["m1", "m2"], "nobody has looked for them");
+    let mut silent = third.clone();
+    silent.messages = None;
+    let repair = |thread: Thread| Pass::Repair { thread: Box::new(thread), why: "version_gap" };
+    assert_eq!(repair(silent).after(&begun, &settings()).unfinished, begun.unfinished);
+    assert_eq!(repair(third).after(&begun, &settings()).unfinished, Unfinished::default());
+
+    // Before the first sync the note is all there is.
+    let begun = Snapshot::empty("salt".to_owned()).setting_out(&plan.chunks).expect("it adds something");
+    let begins = first_of(&thread(Some(2), &[], 2), &begun);
+    assert!(matches!(begins, First::Pass(Pass::Difference(_))), "{begins:?}");
+    assert!(!Pass::Difference(Box::new(thread(Some(2), &[], 2))).is_idle(Some(&begun), &settings()));
+}
+
+fn first_of(thread: &Thread, snapshot: &Snapshot) -> First {
+    first(Request::Event(Box::new(thread.clone())), Some(snapshot), &settings())
+}

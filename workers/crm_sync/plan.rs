@@ -44,20 +44,18 @@ pub fn difference(
     settings: &CrmSyncSettings,
 ) -> Result<Plan, Failure> {
     let nothing = Snapshot::empty(String::new());
+    let synced = snapshot.filter(|snapshot| snapshot.is_synced());
     let Some((document, standing)) = read else {
         // The CRM has nothing, whatever was synced before: everything is new.
         let delta = Delta::since(&nothing, thread, settings);
         let whole = thread.messages.is_some() && thread.participants.is_some();
-        return Ok(Plan {
-            needs_source: snapshot.is_some() && !whole,
-            ..plan(None, Record::absent(), delta, settings)
-        });
+        return Ok(Plan { needs_source: synced.is_some() && !whole, ..plan(None, Record::absent(), delta, settings) });
     };
     let record = parse(document)?;
-    let delta = match snapshot {
-        Some(snapshot) => Delta::since(snapshot, thread, settings),
-        // A thread that the CRM had before Backhaul knew it.
-        None => Delta::against(&record, &nothing, thread, settings),
+    let delta = match synced {
+        Some(synced) => Delta::since(synced, thread, settings),
+        // A thread that the CRM had before Backhaul knew it, or before it had synced all of it.
+        None => Delta::against(&record, snapshot.unwrap_or(&nothing), thread, settings),
     };
     Ok(plan(Some(standing), record, delta, settings))
 }

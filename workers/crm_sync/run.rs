@@ -1,5 +1,7 @@
 //! One attempt of a crm-sync job.
 
+use std::borrow::Cow;
+
 use backhaul_engine::{AuditEvent, Done, Failure, JobContext};
 use serde_json::Value;
 
@@ -52,7 +54,7 @@ pub(super) async fn attempt(job: &CrmSync, env: &Env, ctx: &mut JobContext) -> R
 impl Sync<'_> {
     async fn run(&self, request: Request, ctx: &mut JobContext) -> Result<(), Failure> {
         let id = request.thread_id().to_owned();
-        let snapshot = remembered(ctx, &id).await?;
+        let mut snapshot = remembered(ctx, &id).await?;
         if snapshot.as_ref().is_some_and(|snapshot| snapshot.synced_by == Some(self.life)) {
             // An attempt was killed behind its last step, which has told and remembered everything.
             return Ok(());
@@ -75,6 +77,8 @@ impl Sync<'_> {
                 Some((thread, why)) => {
                     let thread = self.fetch(ctx, Question { id: &id, event: Some(thread), known: None }).await?;
                     pass = Pass::Repair { thread: Box::new(thread), why };
+                    // What this pass has added is noted there.
+                    snapshot = remembered(ctx, &id).await?;
                 }
             }
         }
@@ -94,7 +98,7 @@ impl Sync<'_> {
         if pass.is_idle(snapshot, &self.settings) {
             let step = self.life.step("advance");
             let event = self.event(ctx, thread, "thread.synced", &step, "unchanged").with("delta_size", 0).event();
-            self.remember(ctx, thread, snapshot, event, &step).await?;
+            self.remember(ctx, &pass, snapshot, event, &step).await?;
             return Ok(None);
         }
         let (life, plan) = self.plan(ctx, number, &pass, snapshot).await?;
@@ -104,7 +108,7 @@ impl Sync<'_> {
         if plan.chunks.is_empty() {
             let step = life.step(&format!("advance-{number}"));
             let event = self.event(ctx, thread, "thread.reconciled", &step, "up_to_date").with("reason", why);
-            self.remember(ctx, thread, snapshot, event.event(), &step).await?;
+            self.remember(ctx, &pass, snapshot, event.event(), &step).await?;
             return Ok(None);
         }
         // A thread that is created anew from a difference is not whole.
@@ -133,8 +137,12 @@ impl Sync<'_> {
         }
         let plan = ctx
             .step(&self.life.step(&name), |_| async {
-                let read = self.crm.read(&pass.thread().id).await?;
-                Ok(Done::new(pass.plan(read, snapshot, settings)?))
+                let id = &pass.thread().id;
+                let plan = pass.plan(self.crm.read(id).await?, snapshot, settings)?;
+                Ok(match before(snapshot).setting_out(&plan.chunks) {
+                    Some(state) => Done::new(plan).remember(id.clone(), stored(&state)?),
+                    None => Done::new(plan),
+                })
             })
             .await?;
         Ok((self.life, plan))
@@ -163,7 +171,7 @@ impl Sync<'_> {
                 .with("reason", why)
                 .with("delta_size", plan.delta_size)
                 .with("requests", count);
-            let next = self.next(thread, snapshot)?;
+            let next = self.next(pass, snapshot)?;
             let (base, before) = (ground.clone(), sum.clone());
             let pushed: Pushed = ctx
                 .write_step(&step, |_, begun| async move {
@@ -197,30 +205,21 @@ impl Sync<'_> {
         settle(question, fetched.as_ref(), settings, now)
     }
 
-    /// The state to remember, with the salt of the state before, or a new one.
-    fn next(&self, thread: &Thread, snapshot: Option<&Snapshot>) -> Result<Value, Failure> {
-        let first;
-        let before = match snapshot {
-            Some(snapshot) => snapshot,
-            None => {
-                first = Snapshot::empty(uuid::Uuid::new_v4().simple().to_string());
-                &first
-            }
-        };
-        serde_json::to_value(Snapshot { synced_by: Some(self.life), ..before.after(thread, &self.settings) })
-            .map_err(|error| Failure::permanent("state_unusable", error))
+    /// The state to remember at the end.
+    fn next(&self, pass: &Pass, snapshot: Option<&Snapshot>) -> Result<Value, Failure> {
+        stored(&Snapshot { synced_by: Some(self.life), ..pass.after(&before(snapshot), &self.settings) })
     }
 
     async fn remember(
         &self,
         ctx: &mut JobContext,
-        thread: &Thread,
+        pass: &Pass,
         snapshot: Option<&Snapshot>,
         event: AuditEvent,
         step: &str,
     ) -> Result<(), Failure> {
-        let next = self.next(thread, snapshot)?;
-        ctx.step(step, |_| async { Ok(Done::new(()).audit(event).remember(thread.id.clone(), next)) }).await
+        let next = self.next(pass, snapshot)?;
+        ctx.step(step, |_| async { Ok(Done::new(()).audit(event).remember(pass.thread().id.clone(), next)) }).await
     }
 
     fn event(&self, ctx: &JobContext, thread: &Thread, event_type: &'static str, step: &str, status: &str) -> Trail {
@@ -228,6 +227,18 @@ impl Sync<'_> {
             .with("source_version", thread.version)
             .with("source_event", thread.event.map(super::thread::ThreadEvent::as_str))
     }
+}
+
+/// The state before a sync, with its salt, or a new one.
+fn before(snapshot: Option<&Snapshot>) -> Cow<'_, Snapshot> {
+    match snapshot {
+        Some(snapshot) => Cow::Borrowed(snapshot),
+        None => Cow::Owned(Snapshot::empty(uuid::Uuid::new_v4().simple().to_string())),
+    }
+}
+
+fn stored(state: &Snapshot) -> Result<Value, Failure> {
+    serde_json::to_value(state).map_err(|error| Failure::permanent("state_unusable", error))
 }
 
 /// The state of the thread after its last sync. A state that cannot be read is as good as none: the CRM's record is

@@ -1,7 +1,7 @@
 //! What was last synced of a thread, complete, as ids and content hashes: small enough to keep for every thread, and
 //! free of texts and names.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    chunks::Chunk,
+    delta::Change,
     life::Life,
     settings::CrmSyncSettings,
     thread::{Item, Thread, Told},
@@ -37,6 +39,24 @@ pub struct Snapshot {
     /// remembered before this was noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synced_by: Option<Life>,
+    /// What jobs set out to add that died before they had synced: it may stand in the CRM, and is not the CRM's own.
+    #[serde(default, skip_serializing_if = "Unfinished::is_empty")]
+    pub unfinished: Unfinished,
+}
+
+/// Ids of items that may have been added.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Of messages.
+    pub messages: BTreeSet<String>,
+    /// Of participants.
+    pub participants: BTreeSet<String>,
+}
+
+impl Unfinished {
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.participants.is_empty()
+    }
 }
 
 /// What an incoming thread means to a thread that was synced before.
@@ -62,7 +82,27 @@ impl Snapshot {
             messages: BTreeMap::new(),
             participants: BTreeMap::new(),
             synced_by: None,
+            unfinished: Unfinished::default(),
         }
+    }
+
+    /// Whether anything was ever synced. Before that, a snapshot knows of unfinished items only.
+    pub fn is_synced(&self) -> bool {
+        self.synced_by.is_some() || self.updated_at > DateTime::UNIX_EPOCH
+    }
+
+    /// The state with what `chunks` are going to add noted; `None` where they add nothing.
+    pub(crate) fn setting_out(&self, chunks: &[Chunk]) -> Option<Self> {
+        let added = |change: &Change| matches!(change, Change::Add(..)).then(|| change.id().to_owned());
+        let messages: Vec<String> = chunks.iter().flat_map(|chunk| &chunk.messages).filter_map(added).collect();
+        let participants: Vec<String> = chunks.iter().flat_map(|chunk| &chunk.participants).filter_map(added).collect();
+        if messages.is_empty() && participants.is_empty() {
+            return None;
+        }
+        let mut next = self.clone();
+        next.unfinished.messages.extend(messages);
+        next.unfinished.participants.extend(participants);
+        Some(next)
     }
 
     /// Content hash of one item: 128 bits of SHA-256 over the salt and the content.
@@ -86,9 +126,11 @@ impl Snapshot {
         }
         if let Some(messages) = &thread.messages {
             next.messages = messages.iter().map(|item| (item.id.clone(), self.hash(item))).collect();
+            next.unfinished.messages.retain(|id| !next.messages.contains_key(id));
         }
         if let Some(participants) = &thread.participants {
             next.participants = participants.iter().map(|item| (item.id.clone(), self.hash(item))).collect();
+            next.unfinished.participants.retain(|id| !next.participants.contains_key(id));
         }
         next
     }
@@ -144,14 +186,14 @@ impl Snapshot {
         }
     }
 
-    /// The ids of messages that Backhaul brought to the CRM, for telling them from the CRM's own.
+    /// The ids of messages that Backhaul brought to the CRM, or may have, for telling them from the CRM's own.
     pub(crate) fn message_ids(&self) -> HashSet<&str> {
-        self.messages.keys().map(String::as_str).collect()
+        self.messages.keys().chain(&self.unfinished.messages).map(String::as_str).collect()
     }
 
     /// As [`Snapshot::message_ids`].
     pub(crate) fn participant_ids(&self) -> HashSet<&str> {
-        self.participants.keys().map(String::as_str).collect()
+        self.participants.keys().chain(&self.unfinished.participants).map(String::as_str).collect()
     }
 }
 

@@ -4,7 +4,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{doors::Doors, stage::Stage};
+use super::{doors::Doors, profile::Setup, stage::Stage};
 use crate::support::eventually;
 
 const KIND: &str = "crm-sync";
@@ -75,6 +75,33 @@ async fn a_replayed_event_undoes_nothing_newer() {
     // What it remembered is true: what the next version takes away goes.
     stage.done(KIND, &[event(&data(9, &["m1"]))]).await;
     assert_eq!(stage.messages().await, ["m1"]);
+}
+
+/// Covers row 166, row 197: what a job had added before it died is not the CRM's own, and goes with the next version that
+/// lacks it; what the CRM had of its own stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_job_left_behind_is_removed() {
+    let stage = Stage::with(Setup { kinds: "[kinds.crm-sync]\nchunk = 1\n".to_owned(), ..Setup::default() }).await;
+    stage.fault(CRM, "PATCH", json!({"nth": [1, 5]}), json!({"status": 403})).await;
+    // Of a thread that was never synced,
+    stage.run(KIND, &[event(&data(1, &["m1", "m2"]))]).await;
+    assert_eq!(stage.messages().await, ["m1"]);
+    let mut own = stage.document("threads", "t1").await["messages"].clone();
+    own.as_array_mut().expect("a list").push(json!({"id": "own", "text": "call back"}));
+    stage.write(Method::PATCH, "threads", "t1", &json!({"messages": own})).await;
+    stage.run(KIND, &[event(&data(2, &["m2"]))]).await;
+    assert_eq!(stage.messages().await, ["own", "m2"]);
+
+    // and of one that was.
+    stage.run(KIND, &[event(&data(3, &["m2", "m3", "m4"]))]).await;
+    assert_eq!(stage.messages().await, ["own", "m2", "m3"]);
+    assert_eq!(stage.dead().await.len(), 2);
+    let fourth = data(4, &["m2"]);
+    stage.source(&fourth).await;
+    stage.run(KIND, &[event(&fourth)]).await;
+    assert_eq!(stage.messages().await, ["own", "m2"]);
+    let memory: Value = stage.database.one("select value from backhaul.memories where resource = 't1'").await;
+    assert_eq!(memory.get("unfinished"), None, "nothing is left of it");
 }
 
 /// Covers row 197, row 207: what the source said before the job died says nothing about the source of today.
