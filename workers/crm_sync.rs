@@ -7,6 +7,7 @@
 pub mod chunks;
 pub mod delta;
 pub mod envelope;
+pub mod life;
 mod pass;
 pub mod plan;
 mod preview;

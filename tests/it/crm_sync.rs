@@ -209,6 +209,27 @@ async fn reconciling_compares_source_and_record() {
     );
 }
 
+/// Covers row 171: without versions, the time tells a late event, which takes nothing back that came since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_event_without_version_takes_nothing_back() {
+    let upstream = Upstream::start("crm-late", "", "").await;
+    let (m1, m2) = (message("m1", "one"), message("m2", "two"));
+    let at = |minute: &str, messages: &[Value]| {
+        let mut event = event("t1", None, messages);
+        event["data"]["updatedAt"] = json!(format!("2026-01-02T10:{minute}:00Z"));
+        event
+    };
+    let newest = at("05", &[m1.clone(), m2]);
+    upstream.write(Method::PUT, "social", "t1", &newest["data"]).await;
+    upstream.run(KIND, &[newest, at("01", std::slice::from_ref(&m1))]).await;
+    assert!(upstream.dead().await.is_empty(), "{:?}", upstream.dead().await);
+    assert_eq!(ids(&upstream.document("threads", "t1").await, "messages"), ["m1", "m2"]);
+    let (kind, data) = upstream.events().await.remove(1);
+    assert_eq!((kind.as_str(), &data["reason"]), ("thread.reconciled", &json!("late_update")));
+    upstream.run(KIND, &[at("06", &[m1])]).await;
+    assert_eq!(ids(&upstream.document("threads", "t1").await, "messages"), ["m1"]);
+}
+
 /// Covers row 164, row 196: a reconciliation of a thread nobody knows is a clear dead letter, of one only the source
 /// knows a new thread in the CRM.
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,7 @@ impl Delta {
                 repairs(record.participants.as_ref(), &snapshot.participant_ids(), items)
             }),
             parent,
-            status: status_change(snapshot, thread, settings).filter(|status| record.status() != Some(status)),
+            status: status_repair(record, snapshot, thread, settings),
         }
     }
 
@@ -98,6 +98,18 @@ impl Delta {
     pub fn len(&self) -> usize {
         self.messages.len() + self.participants.len()
     }
+}
+
+/// The status that the record is to get, where it shows another one. Where it shows none, what was remembered has to do.
+fn status_repair(record: &Record, snapshot: &Snapshot, thread: &Thread, settings: &CrmSyncSettings) -> Option<String> {
+    let remembered = status_change(snapshot, thread, settings);
+    let Some(standing) = record.status() else { return remembered };
+    let wanted = match &thread.parent {
+        Told::Value(_) => Some(settings.merged_status.clone()),
+        Told::Null if *standing == settings.merged_status => Some(settings.reopened_status.clone()),
+        _ => remembered,
+    };
+    wanted.filter(|status| status != standing)
 }
 
 fn changes<T: Item>(snapshot: &Snapshot, known: &BTreeMap<String, String>, items: &[T]) -> Vec<Change> {

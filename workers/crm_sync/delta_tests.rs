@@ -143,6 +143,29 @@ fn a_tampered_record_is_repaired() {
     assert!(Delta::against(&whole, &synced(&source), &source, &settings()).is_empty(), "up to date");
 }
 
+/// Covers row 169, row 197: the status that the record shows counts, not the one that was remembered.
+#[test]
+fn a_tampered_status_is_repaired() {
+    let with = |status: Value| Record::parse(json!({"parentThreadId": "t2", "status": status})).expect("a record");
+    let mut child = thread(2, Vec::new());
+    child.parent = Told::Value("t2".to_owned());
+    let merged = synced(&child);
+    let status = |record: &Record, thread: &Thread, snapshot: &Snapshot| {
+        Delta::against(record, snapshot, thread, &settings()).status
+    };
+    assert_eq!(status(&with(json!("OPEN")), &child, &merged).as_deref(), Some("MERGED"));
+    assert_eq!(status(&with(json!("MERGED")), &child, &merged), None);
+    assert_eq!(status(&with(json!(null)), &child, &merged), None, "a CRM that shows no status keeps what it was given");
+    let nothing = Snapshot::empty(String::new());
+    assert_eq!(status(&with(json!(null)), &child, &nothing).as_deref(), Some("MERGED"));
+    child.parent = Told::Null;
+    assert_eq!(status(&with(json!("MERGED")), &child, &nothing).as_deref(), Some("OPEN"));
+    assert_eq!(status(&with(json!("ARCHIVED")), &child, &nothing), None, "the CRM's own");
+    assert_eq!(status(&with(json!("ARCHIVED")), &child, &merged).as_deref(), Some("OPEN"));
+    child.parent = Told::Nothing;
+    assert_eq!(status(&with(json!("OPEN")), &child, &merged), None);
+}
+
 /// Covers row 200: 50,000 messages in under a second, without optimisation.
 #[test]
 fn long_threads_are_compared_in_linear_time() {

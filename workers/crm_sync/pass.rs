@@ -1,22 +1,28 @@
 //! Why a thread is looked at, and what it is compared with. Pure, and the same for an attempt and its preview.
 
 use backhaul_engine::Failure;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Request,
     delta::Delta,
     envelope,
+    life::Life,
     plan::{self, Plan},
     settings::CrmSyncSettings,
-    snapshot::{Reading, Snapshot},
+    snapshot::{Reading, Snapshot, Unfinished},
     thread::Thread,
 };
 use crate::api::precondition::Standing;
 
-/// A second pass repairs what the first one could not know: that the CRM had lost the thread.
-pub(super) const PASSES_MAX: usize = 2;
+/// How many passes a job makes, after so many tries that got nowhere. A second pass repairs what the first one could not
+/// know: that the CRM had lost the thread. Where it is lost again, every further try makes one pass more.
+pub(super) fn passes_max(attempt: u16) -> usize {
+    2 + usize::from(attempt)
+}
 
 /// Why and against what a pass compares.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +43,12 @@ pub(super) enum First {
 }
 
 /// How to begin with `request`, given the state after the last sync.
-pub(super) fn first(request: Request, snapshot: Option<&Snapshot>) -> First {
+pub(super) fn first(request: Request, snapshot: Option<&Snapshot>, settings: &CrmSyncSettings) -> First {
     let thread = match request {
         Request::Reconcile(_) => return First::Ask { event: None, why: "requested" },
         Request::Event(thread) => thread,
     };
-    match snapshot.map(|snapshot| snapshot.read(&thread)) {
+    match snapshot.filter(|snapshot| snapshot.is_synced()).map(|snapshot| snapshot.read(&thread, settings)) {
         None | Some(Reading::Difference) => First::Pass(Pass::Difference(thread)),
         Some(Reading::Known) => First::Known(thread),
         Some(Reading::Reconcile(why)) => First::Ask { event: Some(*thread), why },
@@ -67,7 +73,9 @@ impl Pass {
     /// Whether only the version moves, which the CRM need not be told.
     pub(super) fn is_idle(&self, snapshot: Option<&Snapshot>, settings: &CrmSyncSettings) -> bool {
         match (self, snapshot) {
-            (Self::Difference(thread), Some(before)) => Delta::since(before, thread, settings).is_empty(),
+            (Self::Difference(thread), Some(before)) if before.is_synced() => {
+                Delta::since(before, thread, settings).is_empty()
+            }
             _ => false,
         }
     }
@@ -80,19 +88,68 @@ impl Pass {
         settings: &CrmSyncSettings,
     ) -> Result<Plan, Failure> {
         match self {
-            Self::Difference(thread) => plan::difference(read, snapshot, thread, settings),
+            Self::Difference(thread) => Ok(Plan {
+                made_of: self.made_of(snapshot, settings),
+                ..plan::difference(read, snapshot, thread, settings)?
+            }),
             Self::Repair { thread, .. } => plan::repair(read, snapshot, thread, settings),
         }
+    }
+
+    /// Whether the stored `plan`, made in the life `made_in`, is the one to go on with in the life `now`.
+    ///
+    /// Within one life it is. From an earlier life, a difference is taken up while it would come out the same, because
+    /// what stood there when it was made tells whether somebody else has changed the same since. The record is compared
+    /// anew in each life: nothing of that comparison has to last longer.
+    pub(super) fn goes_on_with(
+        &self,
+        plan: &Plan,
+        (made_in, now): (Life, Life),
+        snapshot: Option<&Snapshot>,
+        settings: &CrmSyncSettings,
+    ) -> bool {
+        made_in == now || plan.made_of.is_some() && plan.made_of == self.made_of(snapshot, settings)
+    }
+
+    /// A hash of all that a difference is made of, but for the CRM's record.
+    fn made_of(&self, snapshot: Option<&Snapshot>, settings: &CrmSyncSettings) -> Option<String> {
+        let Self::Difference(thread) = self else { return None };
+        let before = match snapshot {
+            // What the plan itself has set out to add is no reason to make another.
+            Some(snapshot) if snapshot.is_synced() => {
+                Snapshot { unfinished: Unfinished::default(), ..snapshot.clone() }
+            }
+            _ => Snapshot::empty(String::new()),
+        };
+        let parts = (before.after(thread, settings), before, settings.chunk);
+        let digest = Sha256::digest(serde_json::to_vec(&parts).ok()?);
+        Some(BASE64_URL_SAFE_NO_PAD.encode(&digest[..16]))
+    }
+
+    /// The state once everything is sent.
+    pub(super) fn after(&self, before: &Snapshot, settings: &CrmSyncSettings) -> Snapshot {
+        let mut next = before.after(self.thread(), settings);
+        if let Self::Repair { thread, .. } = self {
+            // Whatever the record showed of them, and the source does not, is removed.
+            if thread.messages.is_some() {
+                next.unfinished.messages.clear();
+            }
+            if thread.participants.is_some() {
+                next.unfinished.participants.clear();
+            }
+        }
+        next
     }
 }
 
 /// What the source is asked about.
+#[derive(Clone)]
 pub(super) struct Question<'a> {
     pub id: &'a str,
     /// The event that asks; `None` where a person does.
     pub event: Option<Thread>,
-    /// The version that was synced last, where it counts.
-    pub known: Option<u64>,
+    /// The state that was synced last, where it counts.
+    pub known: Option<&'a Snapshot>,
 }
 
 /// The thread as the source shows it, or as the event says where that is newer. `fetched` is the source's answer.
@@ -110,19 +167,30 @@ pub(super) fn settle(
     if source.as_ref().is_some_and(|source| source.id != id) {
         return Err(Failure::permanent("source_thread_invalid", "the source answered with another thread"));
     }
-    let requested = event.is_none();
+    // A person's word stands above what is remembered; an event's does not.
+    let known = known.filter(|_| event.is_some());
     let Some(thread) = plan::newest(source, event) else {
         let message = "the source has no such thread";
         return Err(Failure::permanent("source_thread_not_found", message).with_status(404));
     };
-    // A person's word stands above what is remembered; an event's does not.
-    if !requested && thread.version.is_some() && thread.version < known {
+    let behind = known.is_some_and(|known| match fetched {
+        Some(_) => thread.version.is_some() && thread.version < known.version,
+        None => known.is_ahead_of(&thread),
+    });
+    if behind {
         return Err(Failure::transient("source_behind", "the source shows an older version than was synced"));
     }
     Ok(thread)
 }
 
-/// That nobody can be asked although somebody wants to.
-pub(super) fn no_source() -> Failure {
-    Failure::permanent("unconfigured", "the profile has no section [cxone] to reconcile with")
+/// The thread as the event says, where there is nobody to ask.
+pub(super) fn unasked(question: Question<'_>) -> Result<Thread, Failure> {
+    let Question { event, known, .. } = question;
+    event
+        .filter(|event| !known.is_some_and(|known| known.is_ahead_of(event)))
+        .ok_or_else(|| Failure::permanent("unconfigured", "the profile has no section [cxone] to reconcile with"))
 }
+
+#[cfg(test)]
+#[path = "pass_tests.rs"]
+mod tests;

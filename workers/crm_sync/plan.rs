@@ -28,6 +28,9 @@ pub struct Plan {
     pub delta_size: usize,
     /// The event alone does not say enough: the CRM lost a thread of which the event tells only a part.
     pub needs_source: bool,
+    /// What a difference was made of; absent for a repair, and in plans of before this was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<String>,
 }
 
 /// The plan that brings the difference between `thread` and the last sync to the CRM. `read` is the CRM's answer.
@@ -41,20 +44,18 @@ pub fn difference(
     settings: &CrmSyncSettings,
 ) -> Result<Plan, Failure> {
     let nothing = Snapshot::empty(String::new());
+    let synced = snapshot.filter(|snapshot| snapshot.is_synced());
     let Some((document, standing)) = read else {
         // The CRM has nothing, whatever was synced before: everything is new.
         let delta = Delta::since(&nothing, thread, settings);
         let whole = thread.messages.is_some() && thread.participants.is_some();
-        return Ok(Plan {
-            needs_source: snapshot.is_some() && !whole,
-            ..plan(None, Record::absent(), delta, settings)
-        });
+        return Ok(Plan { needs_source: synced.is_some() && !whole, ..plan(None, Record::absent(), delta, settings) });
     };
     let record = parse(document)?;
-    let delta = match snapshot {
-        Some(snapshot) => Delta::since(snapshot, thread, settings),
-        // A thread that the CRM had before Backhaul knew it.
-        None => Delta::against(&record, &nothing, thread, settings),
+    let delta = match synced {
+        Some(synced) => Delta::since(synced, thread, settings),
+        // A thread that the CRM had before Backhaul knew it, or before it had synced all of it.
+        None => Delta::against(&record, snapshot.unwrap_or(&nothing), thread, settings),
     };
     Ok(plan(Some(standing), record, delta, settings))
 }
@@ -99,7 +100,7 @@ fn plan(standing: Option<Standing>, record: Record, delta: Delta, settings: &Crm
             *chunk = left;
         }
     }
-    Plan { standing, base, chunks, delta_size, needs_source: false }
+    Plan { standing, base, chunks, delta_size, needs_source: false, made_of: None }
 }
 
 fn parse(document: Value) -> Result<Record, Failure> {
@@ -112,7 +113,7 @@ pub fn newest(source: Option<Thread>, event: Option<Thread>) -> Option<Thread> {
     match (source, event) {
         (Some(source), Some(event)) if event.version > source.version => Some(event),
         (Some(mut source), Some(event)) => {
-            // Only the event says that this was a merge, which closes the thread.
+            // For the trail, which says what it was that made the source be asked.
             source.event = event.event;
             Some(source)
         }

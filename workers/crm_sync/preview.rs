@@ -3,7 +3,7 @@
 mod document;
 
 use backhaul_engine::{
-    Failure,
+    Failure, Job,
     preview::{Clash, PlannedRequest, Preview, PreviewContext, Verdict},
 };
 use serde_json::{Map, Value};
@@ -12,7 +12,8 @@ use self::document::{afterwards, concerned, touched};
 use super::{
     CrmSync, Request,
     chunks::Chunk,
-    pass::{First, PASSES_MAX, Pass, Question, first, no_source, settle},
+    life::Life,
+    pass::{First, Pass, Question, first, passes_max, settle, unasked},
     plan::Plan,
     push::{Ground, Next, Push, Pushed},
     rebase,
@@ -50,6 +51,8 @@ struct Asking<'e> {
     source: Option<SourceThreads<'e>>,
     settings: CrmSyncSettings,
     redaction: Redaction<'e>,
+    /// The life that the job's next attempt belongs to.
+    life: Life,
 }
 
 pub(super) async fn preview(job: &CrmSync, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
@@ -66,31 +69,30 @@ pub(super) async fn preview(job: &CrmSync, env: &Env, ctx: &mut PreviewContext) 
     let reveals = ctx.reveals();
     let redaction = Redaction::new(move |_| !reveals).hiding(if reveals { &[] } else { PERSONAL });
     let crm = CrmThreads::new(Session::preview(&env.client, crm, ctx));
-    Asking { crm, source, settings, redaction }.answer(request, ctx).await
+    let life = Life { job: ctx.job().unwrap_or(0), replays: ctx.replays() };
+    Asking { crm, source, settings, redaction, life }.answer(request, ctx).await
 }
 
 impl Asking<'_> {
     async fn answer(&self, request: Request, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
         let id = request.thread_id().to_owned();
         let snapshot = remembered(ctx, &id).await?;
-        if let Request::Event(thread) = &request
-            && let Err(failure) = refuse_cycle(ctx, thread).await
-        {
-            return refused_at("/data/parentThreadId", failure);
-        }
-        let mut pass = match first(request, snapshot.as_ref()) {
+        let mut pass = match first(request, snapshot.as_ref(), &self.settings) {
             First::Known(_) => {
                 let preview = Preview::new(Verdict::AlreadyApplied);
                 return Ok(preview.note("nothing in the event is new since the last sync; the CRM is not asked"));
             }
             First::Pass(pass) => pass,
             First::Ask { event, why } => {
-                let known = snapshot.as_ref().and_then(|snapshot| snapshot.version);
-                let thread = self.fetch(ctx, Question { id: &id, event, known }).await?;
+                let thread = self.fetch(ctx, Question { id: &id, event, known: snapshot.as_ref() }).await?;
                 Pass::Repair { thread: Box::new(thread), why }
             }
         };
-        for number in 1..=PASSES_MAX {
+        for number in 1..=passes_max(CrmSync::MAX_ATTEMPTS) {
+            if let Err(failure) = refuse_cycle(ctx, pass.thread()).await {
+                // What the source says is nobody's payload.
+                return refused_at(if pass.why().is_none() { "/data/parentThreadId" } else { "" }, failure);
+            }
             match self.pass(ctx, number, &pass, snapshot.as_ref()).await? {
                 Ok(preview) => {
                     return Ok(match pass.why() {
@@ -110,11 +112,10 @@ impl Asking<'_> {
 
     /// The source's answer, as an earlier attempt got it or as it is now.
     async fn fetch(&self, ctx: &PreviewContext, question: Question<'_>) -> Result<Thread, Failure> {
-        let fetched = match (&self.source, ctx.step_result::<Option<Value>>("fetch-source")?) {
-            (_, Some(stored)) => stored,
-            (Some(source), None) => source.read(question.id).await?,
-            (None, None) if question.event.is_none() => return Err(no_source()),
-            (None, None) => None,
+        let Some(source) = &self.source else { return unasked(question) };
+        let fetched = match ctx.step_result::<Option<Value>>(&self.life.step("fetch-source"))? {
+            Some(stored) => stored,
+            None => source.read(question.id).await?,
         };
         settle(question, fetched.as_ref(), &self.settings, ctx.now())
     }
@@ -133,9 +134,9 @@ impl Asking<'_> {
             return Ok(Ok(preview.note("only the source's version moves on; the CRM is not asked")));
         }
         let read = self.crm.read(&thread.id).await?;
-        let plan = match ctx.step_result::<Plan>(&format!("plan-{number}"))? {
+        let (life, plan) = match self.stored_plan(ctx, number, pass, snapshot)? {
             Some(stored) => stored,
-            None => pass.plan(read.clone(), snapshot, &self.settings)?,
+            None => (self.life, pass.plan(read.clone(), snapshot, &self.settings)?),
         };
         if plan.needs_source && pass.why().is_none() {
             return Ok(Err("crm_thread_missing"));
@@ -143,7 +144,7 @@ impl Asking<'_> {
         let count = plan.chunks.len();
         let (mut waiting, mut vanished) = (Vec::new(), false);
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let step = format!("push-{number}-{}-of-{count}", index + 1);
+            let step = life.step(&format!("push-{number}-{}-of-{count}", index + 1));
             match ctx.step_result::<Pushed>(&step)? {
                 Some(pushed) => vanished |= pushed.vanished,
                 None => waiting.push(Waiting { chunk, begun: ctx.is_begun(&step) }),
@@ -153,6 +154,23 @@ impl Asking<'_> {
             return Ok(Err("crm_thread_vanished"));
         }
         self.rest(ctx, thread, &plan, &waiting, read).map(Ok)
+    }
+
+    /// The plan that the job would go on with, and the life that made it.
+    fn stored_plan(
+        &self,
+        ctx: &PreviewContext,
+        number: usize,
+        pass: &Pass,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<Option<(Life, Plan)>, Failure> {
+        for life in self.life.newest_first() {
+            if let Some(plan) = ctx.step_result::<Plan>(&life.step(&format!("plan-{number}")))? {
+                let holds = pass.goes_on_with(&plan, (life, self.life), snapshot, &self.settings);
+                return Ok(holds.then_some((life, plan)));
+            }
+        }
+        Ok(None)
     }
 
     /// What is left of the chunks that are not sent yet, on top of the record as it stands.

@@ -1,11 +1,14 @@
 //! One attempt of a crm-sync job.
 
+use std::borrow::Cow;
+
 use backhaul_engine::{AuditEvent, Done, Failure, JobContext};
 use serde_json::Value;
 
 use super::{
     CrmSync, Request,
-    pass::{First, PASSES_MAX, Pass, Question, first, no_source, settle},
+    life::Life,
+    pass::{First, Pass, Question, first, passes_max, settle, unasked},
     plan::Plan,
     push::{Ground, Push, Pushed, Sum},
     settings::CrmSyncSettings,
@@ -32,6 +35,7 @@ struct Sync<'e> {
     source: Option<SourceThreads<'e>>,
     settings: CrmSyncSettings,
     tenant: String,
+    life: Life,
 }
 
 pub(super) async fn attempt(job: &CrmSync, env: &Env, ctx: &mut JobContext) -> Result<(), Failure> {
@@ -42,35 +46,39 @@ pub(super) async fn attempt(job: &CrmSync, env: &Env, ctx: &mut JobContext) -> R
     let request = job.request(&settings)?;
     let crm = configured(profile.crm.as_ref(), "crm", &tenant)?;
     let source = profile.cxone.as_ref().map(|cxone| SourceThreads::new(Session::new(&env.client, cxone, ctx)));
-    let sync = Sync { crm: CrmThreads::new(Session::new(&env.client, crm, ctx)), source, settings, tenant };
+    let life = Life { job: ctx.job().id, replays: ctx.job().replays };
+    let sync = Sync { crm: CrmThreads::new(Session::new(&env.client, crm, ctx)), source, settings, tenant, life };
     sync.run(request, ctx).await
 }
 
 impl Sync<'_> {
     async fn run(&self, request: Request, ctx: &mut JobContext) -> Result<(), Failure> {
         let id = request.thread_id().to_owned();
-        let snapshot = remembered(ctx, &id).await?;
-        if let Request::Event(thread) = &request {
-            refuse_cycle(ctx, thread).await?;
+        let mut snapshot = remembered(ctx, &id).await?;
+        if snapshot.as_ref().is_some_and(|snapshot| snapshot.synced_by == Some(self.life)) {
+            // An attempt was killed behind its last step, which has told and remembered everything.
+            return Ok(());
         }
-        let mut pass = match first(request, snapshot.as_ref()) {
+        let mut pass = match first(request, snapshot.as_ref(), &self.settings) {
             First::Known(thread) => {
-                let event = self.event(ctx, &thread, "thread.ignored", "note", "no_delta_or_stale").event();
-                return ctx.step("note", |_| async { Ok(Done::new(()).audit(event)) }).await;
+                let step = self.life.step("note");
+                let event = self.event(ctx, &thread, "thread.ignored", &step, "no_delta_or_stale").event();
+                return ctx.step(&step, |_| async { Ok(Done::new(()).audit(event)) }).await;
             }
             First::Pass(pass) => pass,
             First::Ask { event, why } => {
-                let known = snapshot.as_ref().and_then(|snapshot| snapshot.version);
-                let thread = self.fetch(ctx, Question { id: &id, event, known }).await?;
+                let thread = self.fetch(ctx, Question { id: &id, event, known: snapshot.as_ref() }).await?;
                 Pass::Repair { thread: Box::new(thread), why }
             }
         };
-        for number in 1..=PASSES_MAX {
+        for number in 1..=passes_max(ctx.job().attempt) {
             match self.pass(ctx, number, pass, snapshot.as_ref()).await? {
                 None => return Ok(()),
                 Some((thread, why)) => {
                     let thread = self.fetch(ctx, Question { id: &id, event: Some(thread), known: None }).await?;
                     pass = Pass::Repair { thread: Box::new(thread), why };
+                    // What this pass has added is noted there.
+                    snapshot = remembered(ctx, &id).await?;
                 }
             }
         }
@@ -86,48 +94,76 @@ impl Sync<'_> {
         snapshot: Option<&Snapshot>,
     ) -> Result<Option<(Thread, &'static str)>, Failure> {
         let (thread, why) = (pass.thread(), pass.why());
+        refuse_cycle(ctx, thread).await?;
         if pass.is_idle(snapshot, &self.settings) {
-            let event = self.event(ctx, thread, "thread.synced", "advance", "unchanged").with("delta_size", 0).event();
-            self.remember(ctx, thread, snapshot, event, "advance").await?;
+            let step = self.life.step("advance");
+            let event = self.event(ctx, thread, "thread.synced", &step, "unchanged").with("delta_size", 0).event();
+            self.remember(ctx, &pass, snapshot, event, &step).await?;
             return Ok(None);
         }
-        let settings = &self.settings;
-        let plan: Plan = ctx
-            .step(&format!("plan-{number}"), |_| async {
-                let read = self.crm.read(&thread.id).await?;
-                Ok(Done::new(pass.plan(read, snapshot, settings)?))
-            })
-            .await?;
+        let (life, plan) = self.plan(ctx, number, &pass, snapshot).await?;
         if plan.needs_source && why.is_none() {
             return Ok(Some((thread.clone(), "crm_thread_missing")));
         }
         if plan.chunks.is_empty() {
-            let step = format!("advance-{number}");
+            let step = life.step(&format!("advance-{number}"));
             let event = self.event(ctx, thread, "thread.reconciled", &step, "up_to_date").with("reason", why);
-            self.remember(ctx, thread, snapshot, event.event(), &step).await?;
+            self.remember(ctx, &pass, snapshot, event.event(), &step).await?;
             return Ok(None);
         }
         // A thread that is created anew from a difference is not whole.
-        let vanished = self.push_all(ctx, number, &plan, thread, why, snapshot).await?;
+        let names = |part: &str| life.step(&format!("push-{number}-{part}"));
+        let vanished = self.push_all(ctx, names, &plan, &pass, snapshot).await?;
         Ok(vanished.then(|| (thread.clone(), "crm_thread_vanished")))
+    }
+
+    /// What the pass is going to send, and the life whose steps send it: an earlier one's where its plan still holds.
+    async fn plan(
+        &self,
+        ctx: &mut JobContext,
+        number: usize,
+        pass: &Pass,
+        snapshot: Option<&Snapshot>,
+    ) -> Result<(Life, Plan), Failure> {
+        let settings = &self.settings;
+        let name = format!("plan-{number}");
+        for life in self.life.newest_first() {
+            if let Some(plan) = ctx.step_result::<Plan>(&life.step(&name)).await? {
+                if pass.goes_on_with(&plan, (life, self.life), snapshot, settings) {
+                    return Ok((life, plan));
+                }
+                break;
+            }
+        }
+        let plan = ctx
+            .step(&self.life.step(&name), |_| async {
+                let id = &pass.thread().id;
+                let plan = pass.plan(self.crm.read(id).await?, snapshot, settings)?;
+                Ok(match before(snapshot).setting_out(&plan.chunks) {
+                    Some(state) => Done::new(plan).remember(id.clone(), stored(&state)?),
+                    None => Done::new(plan),
+                })
+            })
+            .await?;
+        Ok((self.life, plan))
     }
 
     /// Sends the chunks in order. Answers whether the CRM had lost the thread meanwhile; then nothing is remembered yet.
     async fn push_all(
         &self,
         ctx: &mut JobContext,
-        number: usize,
+        names: impl Fn(&str) -> String,
         plan: &Plan,
-        thread: &Thread,
-        why: Option<&'static str>,
+        pass: &Pass,
         snapshot: Option<&Snapshot>,
     ) -> Result<bool, Failure> {
+        let (thread, why) = (pass.thread(), pass.why());
         let count = plan.chunks.len();
         let event_type = if why.is_some() { "thread.reconciled" } else { "thread.synced" };
         let mut ground = plan.standing.clone().map_or(Ground::Absent, Ground::Known);
         let mut sum = Sum::default();
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let step = format!("push-{number}-{}-of-{count}", index + 1);
+            let step = names(&format!("{}-of-{count}", index + 1));
             let push = Push { crm: &self.crm, tenant: &self.tenant, thread, chunk, base: &plan.base };
             let last = index + 1 == count;
             let trail = self
@@ -135,7 +171,7 @@ impl Sync<'_> {
                 .with("reason", why)
                 .with("delta_size", plan.delta_size)
                 .with("requests", count);
-            let next = self.next(thread, snapshot)?;
+            let next = self.next(pass, snapshot)?;
             let (base, before) = (ground.clone(), sum.clone());
             let pushed: Pushed = ctx
                 .write_step(&step, |_, begun| async move {
@@ -156,40 +192,34 @@ impl Sync<'_> {
     }
 
     async fn fetch(&self, ctx: &mut JobContext, question: Question<'_>) -> Result<Thread, Failure> {
-        let fetched: Option<Value> = match &self.source {
-            Some(source) => {
-                ctx.step("fetch-source", |_| async { Ok(Done::new(source.read(question.id).await?)) }).await?
-            }
-            None if question.event.is_none() => return Err(no_source()),
-            None => None,
-        };
-        settle(question, fetched.as_ref(), &self.settings, ctx.now())
+        let Some(source) = &self.source else { return unasked(question) };
+        let (settings, now) = (&self.settings, ctx.now());
+        let fetched: Option<Value> = ctx
+            .step(&self.life.step("fetch-source"), |_| async {
+                let fetched = source.read(question.id).await?;
+                // An answer that is of no use is not stored, so that the next try asks again.
+                settle(question.clone(), fetched.as_ref(), settings, now)?;
+                Ok(Done::new(fetched))
+            })
+            .await?;
+        settle(question, fetched.as_ref(), settings, now)
     }
 
-    /// The state to remember, with the salt of the state before, or a new one.
-    fn next(&self, thread: &Thread, snapshot: Option<&Snapshot>) -> Result<Value, Failure> {
-        let first;
-        let before = match snapshot {
-            Some(snapshot) => snapshot,
-            None => {
-                first = Snapshot::empty(uuid::Uuid::new_v4().simple().to_string());
-                &first
-            }
-        };
-        serde_json::to_value(before.after(thread, &self.settings))
-            .map_err(|error| Failure::permanent("state_unusable", error))
+    /// The state to remember at the end.
+    fn next(&self, pass: &Pass, snapshot: Option<&Snapshot>) -> Result<Value, Failure> {
+        stored(&Snapshot { synced_by: Some(self.life), ..pass.after(&before(snapshot), &self.settings) })
     }
 
     async fn remember(
         &self,
         ctx: &mut JobContext,
-        thread: &Thread,
+        pass: &Pass,
         snapshot: Option<&Snapshot>,
         event: AuditEvent,
         step: &str,
     ) -> Result<(), Failure> {
-        let next = self.next(thread, snapshot)?;
-        ctx.step(step, |_| async { Ok(Done::new(()).audit(event).remember(thread.id.clone(), next)) }).await
+        let next = self.next(pass, snapshot)?;
+        ctx.step(step, |_| async { Ok(Done::new(()).audit(event).remember(pass.thread().id.clone(), next)) }).await
     }
 
     fn event(&self, ctx: &JobContext, thread: &Thread, event_type: &'static str, step: &str, status: &str) -> Trail {
@@ -197,6 +227,18 @@ impl Sync<'_> {
             .with("source_version", thread.version)
             .with("source_event", thread.event.map(super::thread::ThreadEvent::as_str))
     }
+}
+
+/// The state before a sync, with its salt, or a new one.
+fn before(snapshot: Option<&Snapshot>) -> Cow<'_, Snapshot> {
+    match snapshot {
+        Some(snapshot) => Cow::Borrowed(snapshot),
+        None => Cow::Owned(Snapshot::empty(uuid::Uuid::new_v4().simple().to_string())),
+    }
+}
+
+fn stored(state: &Snapshot) -> Result<Value, Failure> {
+    serde_json::to_value(state).map_err(|error| Failure::permanent("state_unusable", error))
 }
 
 /// The state of the thread after its last sync. A state that cannot be read is as good as none: the CRM's record is

@@ -28,23 +28,23 @@ fn synced(thread: &Thread) -> Snapshot {
 #[test]
 fn the_next_version_is_pushed_as_a_difference() {
     let snapshot = synced(&updated(Some(4), &[("m1", "a")]));
-    assert_eq!(snapshot.read(&updated(Some(5), &[("m1", "a"), ("m2", "b")])), Reading::Difference);
+    assert_eq!(snapshot.read(&updated(Some(5), &[("m1", "a"), ("m2", "b")]), &settings()), Reading::Difference);
 }
 
 /// Covers row 172: nine is less than ten.
 #[test]
 fn versions_compare_as_numbers() {
     let snapshot = synced(&updated(Some(9), &[("m1", "a")]));
-    assert_eq!(snapshot.read(&updated(Some(10), &[("m1", "b")])), Reading::Difference);
+    assert_eq!(snapshot.read(&updated(Some(10), &[("m1", "b")]), &settings()), Reading::Difference);
 }
 
 /// Covers row 173.
 #[test]
 fn an_equal_version_with_other_content_is_reconciled() {
     let snapshot = synced(&updated(Some(4), &[("m1", "a")]));
-    assert_eq!(snapshot.read(&updated(Some(4), &[("m1", "a")])), Reading::Known);
+    assert_eq!(snapshot.read(&updated(Some(4), &[("m1", "a")]), &settings()), Reading::Known);
     let other = updated(Some(4), &[("m1", "changed")]);
-    assert_eq!(snapshot.read(&other), Reading::Reconcile("same_version_other_content"));
+    assert_eq!(snapshot.read(&other, &settings()), Reading::Reconcile("same_version_other_content"));
 }
 
 /// Covers row 174: a late version may hold what nobody saw; a gap too.
@@ -52,9 +52,9 @@ fn an_equal_version_with_other_content_is_reconciled() {
 fn late_versions_and_gaps_are_reconciled() {
     let snapshot = synced(&updated(Some(7), &[("m1", "a")]));
     let late = updated(Some(6), &[("m1", "a"), ("m0", "unseen")]);
-    assert_eq!(snapshot.read(&late), Reading::Reconcile("late_version"));
-    assert_eq!(snapshot.read(&updated(Some(6), &[("m1", "a")])), Reading::Known, "nothing unseen in it");
-    assert_eq!(snapshot.read(&updated(Some(9), &[("m1", "a")])), Reading::Reconcile("version_gap"));
+    assert_eq!(snapshot.read(&late, &settings()), Reading::Reconcile("late_version"));
+    assert_eq!(snapshot.read(&updated(Some(6), &[("m1", "a")]), &settings()), Reading::Known, "nothing unseen in it");
+    assert_eq!(snapshot.read(&updated(Some(9), &[("m1", "a")]), &settings()), Reading::Reconcile("version_gap"));
 }
 
 /// Covers row 171: without versions, content decides.
@@ -62,11 +62,30 @@ fn late_versions_and_gaps_are_reconciled() {
 fn unversioned_events_are_compared_by_content() {
     let first = updated(None, &[("m1", "a")]);
     let snapshot = synced(&first);
-    assert_eq!(snapshot.read(&first), Reading::Known);
-    assert_eq!(snapshot.read(&updated(None, &[("m1", "b")])), Reading::Difference);
+    assert_eq!(snapshot.read(&first, &settings()), Reading::Known);
+    assert_eq!(snapshot.read(&updated(None, &[("m1", "b")]), &settings()), Reading::Difference);
     let versioned = synced(&updated(Some(3), &[("m1", "a")]));
-    assert_eq!(versioned.read(&updated(None, &[("m1", "b")])), Reading::Difference);
+    assert_eq!(versioned.read(&updated(None, &[("m1", "b")]), &settings()), Reading::Difference);
     assert_eq!(versioned.after(&updated(None, &[]), &settings()).version, Some(3), "a known version is not forgotten");
+}
+
+/// Covers row 171: what an older event lacks may have come since.
+#[test]
+fn late_events_without_version_are_reconciled() {
+    let now = updated(None, &[("m1", "a"), ("m2", "b")]);
+    let snapshot = synced(&now);
+    let mut late = updated(None, &[("m1", "a")]);
+    late.updated_at = now.updated_at - chrono::TimeDelta::seconds(1);
+    assert_eq!(snapshot.read(&late, &settings()), Reading::Reconcile("late_update"));
+    late.updated_at = now.updated_at;
+    assert_eq!(snapshot.read(&late, &settings()), Reading::Difference);
+    let versioned = updated(Some(3), &[("m1", "a"), ("m2", "b")]);
+    late.updated_at = now.updated_at - chrono::TimeDelta::seconds(1);
+    assert_eq!(
+        synced(&versioned).read(&late, &settings()),
+        Reading::Reconcile("late_update"),
+        "its version is unknown"
+    );
 }
 
 /// Covers row 165: the state is the whole thread, not the last difference.
@@ -90,6 +109,15 @@ fn merged_children_are_closed() {
     let mut split = thread("THREAD_SPLIT", Some(3), &[]);
     split.parent = Told::Null;
     assert_eq!(status_change(&merged, &split, &settings()).as_deref(), Some("OPEN"));
+    // Whichever event brings the parent, or none: the one that said so may be lost.
+    let mut linked = thread("THREAD_UPDATED", Some(2), &[]);
+    linked.parent = Told::Value("t2".to_owned());
+    linked.event = None;
+    assert_eq!(status_change(&before, &linked, &settings()).as_deref(), Some("MERGED"));
+    assert_eq!(status_change(&merged, &linked, &settings()), None);
+    // What was linked and left open is not known yet.
+    let open = Snapshot { status: None, ..merged.clone() };
+    assert_eq!((merged.covers(&linked, &settings()), open.covers(&linked, &settings())), (true, false));
     // The thread that takes others in has no parent, and stays open.
     assert_eq!(status_change(&before, &thread("THREAD_MERGED", Some(2), &[]), &settings()), None);
 }

@@ -20,6 +20,7 @@ use crate::{
 pub struct PreviewContext {
     job: Option<i64>,
     kind: String,
+    replays: u16,
     enqueued_at: DateTime<Utc>,
     traceparent: Option<String>,
     reveals: bool,
@@ -60,6 +61,7 @@ impl PreviewContext {
         Ok(Self {
             job: subject.job,
             kind: subject.kind.clone(),
+            replays: subject.replays,
             enqueued_at,
             traceparent,
             reveals,
@@ -78,6 +80,11 @@ impl PreviewContext {
     /// Whose work it is.
     pub fn tenant(&self) -> &str {
         &self.pacer.tenant
+    }
+
+    /// How often the job will have come back from the dead letters when it runs next.
+    pub fn replays(&self) -> u16 {
+        self.replays
     }
 
     /// When the job was accepted; now, for a payload that is not enqueued.

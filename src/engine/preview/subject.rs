@@ -21,6 +21,10 @@ pub struct Subject {
     pub payload: String,
     /// `ready`, `scheduled`, `retrying`, `blocked`, `running` or `dead`; `None` for a payload that is not enqueued.
     pub state: Option<String>,
+    /// How often the job will have come back from the dead letters when it runs next: for a dead letter, one time more
+    /// than so far.
+    #[sqlx(try_from = "i32")]
+    pub replays: u16,
     /// When the job was accepted; `None` means now.
     pub enqueued_at: Option<DateTime<Utc>>,
     /// W3C trace context of the producer.
@@ -35,6 +39,7 @@ impl Subject {
     pub async fn job(store: &Store, id: i64) -> Result<Option<Self>, StoreError> {
         let found = sqlx::query_as(
             "select s.id as job, s.kind, s.version, s.tenant, s.state, s.enqueued_at,
+                    coalesce(j.replays, d.replays + 1, 0)::int as replays,
                     coalesce(j.payload, d.payload)::text as payload, coalesce(j.traceparent, d.traceparent) as traceparent
              from backhaul.job_states s
              left join backhaul.jobs j on j.id = s.id left join backhaul.dead_letters d on d.id = s.id
@@ -52,6 +57,7 @@ impl Subject {
             tenant: tenant.into(),
             payload: payload.to_string(),
             state: None,
+            replays: 0,
             enqueued_at: None,
             traceparent: None,
         }

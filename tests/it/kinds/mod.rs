@@ -13,5 +13,7 @@ mod retries;
 mod silence;
 mod stage;
 mod tenants;
+mod thread_links;
+mod thread_replays;
 mod thread_storm;
 mod widget_patch;

@@ -125,6 +125,25 @@ async fn conflicts_are_seen_beforehand() {
     assert_eq!((&left.said["request"]["body"], last["status"].as_u64()), (&last["body"], Some(200)));
 }
 
+/// A dead letter is previewed as its replay would run: a newer version was synced since its plan was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_s_plan_may_be_outdated() {
+    let upstream = Upstream::start("preview-crm-outdated", "", "").await;
+    upstream.run(KIND, &[event(1, &[message("m1", "one")])]).await;
+    upstream.faults(
+        "[[faults]]\nname = \"no\"\nmatch = { class = \"crm/threads\", method = \"PATCH\" }\nthen = { status = 403 }",
+    );
+    let jobs = upstream.run(KIND, &[event(2, &[message("m1", "one"), message("m2", "two")])]).await;
+    upstream.simulator.clear_faults();
+    assert_eq!(of_job(&upstream, jobs[0]).await.pointers("difference"), ["/messages/m2", "/sourceVersion"]);
+    let third = event(3, &[message("m1", "one")]);
+    upstream.write(Method::PUT, "social", "t1", &third["data"]).await;
+    upstream.run(KIND, &[third]).await;
+    let outdated = of_job(&upstream, jobs[0]).await;
+    assert_eq!((outdated.verdict(), outdated.code), ("already_applied", Some(0)), "{outdated:?}");
+    assert!(outdated.note("compared with the source: late_version"), "{outdated:?}");
+}
+
 /// A gap in the versions makes the source be asked, in a preview as in a job.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_source_is_asked_where_an_event_is_not_enough() {
