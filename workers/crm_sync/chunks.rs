@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     delta::{Change, Delta},
+    life::Life,
     record::{Items, Record, covers},
     thread::{Thread, Told, instant},
 };
@@ -107,14 +108,17 @@ fn insert_changes(body: &mut Map<String, Value>, what: &str, changes: &[Change])
 }
 
 /// The Idempotency-Key of a body: equal for equal bodies of one thread and source version, and different for all
-/// others. Its parts are length-prefixed, so that no two lists of parts read alike.
-pub fn idempotency_key(tenant: &str, thread: &Thread, body: &Map<String, Value>) -> String {
+/// others. What repairs the CRM's record says which life of which job does: the record may need the same repair once more,
+/// and a CRM that honours keys would answer for the first one and change nothing. Its parts are length-prefixed, so that no
+/// two lists of parts read alike.
+pub fn idempotency_key(tenant: &str, thread: &Thread, body: &Map<String, Value>, repair: Option<Life>) -> String {
     let body = Value::Object(body.clone());
     // A `Value` with string keys always has a canonical form; its plain text would serve as well.
     let body = serde_json_canonicalizer::to_string(&body).unwrap_or_else(|_| body.to_string());
     let version = thread.version.map(|version| version.to_string()).unwrap_or_default();
     let mut hash = Sha256::new();
-    for part in [tenant, &thread.id, &version, &body] {
+    let repair = repair.map(|life| format!("{}/{}", life.job, life.replays));
+    for part in [tenant, &thread.id, &version, &body].into_iter().chain(repair.as_deref()) {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -153,7 +153,8 @@ impl Asking<'_> {
         if vanished && waiting.is_empty() {
             return Ok(Err("crm_thread_vanished"));
         }
-        self.rest(ctx, thread, &plan, &waiting, read).map(Ok)
+        let repair = pass.why().map(|_| life);
+        self.rest((ctx.tenant(), thread, repair), &plan, &waiting, read).map(Ok)
     }
 
     /// The plan that the job would go on with, and the life that made it.
@@ -176,8 +177,7 @@ impl Asking<'_> {
     /// What is left of the chunks that are not sent yet, on top of the record as it stands.
     fn rest(
         &self,
-        ctx: &PreviewContext,
-        thread: &Thread,
+        (tenant, thread, repair): (&str, &Thread, Option<Life>),
         plan: &Plan,
         waiting: &[Waiting<'_>],
         read: Option<(Value, Standing)>,
@@ -190,7 +190,7 @@ impl Asking<'_> {
                 (Some(record), Ground::Known(standing))
             }
         };
-        let push = |chunk| Push { crm: &self.crm, tenant: ctx.tenant(), thread, chunk, base: &plan.base };
+        let push = |chunk| Push { crm: &self.crm, tenant, thread, chunk, base: &plan.base, repair };
         let (mut left, mut conflicts) = (Vec::new(), Vec::new());
         for Waiting { chunk, .. } in waiting {
             match record.as_ref().map_or_else(|| Ok(Some((*chunk).clone())), |record| push(chunk).left(record)) {

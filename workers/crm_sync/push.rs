@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     chunks::{Chunk, idempotency_key},
+    life::Life,
     rebase::{self, Clash},
     record::Record,
     thread::Thread,
@@ -96,6 +97,8 @@ pub struct Push<'a> {
     pub chunk: &'a Chunk,
     /// What they touch, as it stood when they were planned.
     pub base: &'a Record,
+    /// The life that repairs the record, where no event brought the changes.
+    pub repair: Option<Life>,
 }
 
 /// What is known of the record before a write.
@@ -182,7 +185,7 @@ impl Push<'_> {
             Ground::Absent | Ground::Unknown => None,
         };
         // Of the body as it is sent, a version in it included: upstreams refuse a key that comes with another body.
-        let key = idempotency_key(self.tenant, self.thread, &body);
+        let key = idempotency_key(self.tenant, self.thread, &body, self.repair);
         Ok(Next { condition, body, key })
     }
 

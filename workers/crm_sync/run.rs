@@ -112,8 +112,7 @@ impl Sync<'_> {
             return Ok(None);
         }
         // A thread that is created anew from a difference is not whole.
-        let names = |part: &str| life.step(&format!("push-{number}-{part}"));
-        let vanished = self.push_all(ctx, names, &plan, &pass, snapshot).await?;
+        let vanished = self.push_all(ctx, (life, number), &plan, &pass, snapshot).await?;
         Ok(vanished.then(|| (thread.clone(), "crm_thread_vanished")))
     }
 
@@ -152,7 +151,7 @@ impl Sync<'_> {
     async fn push_all(
         &self,
         ctx: &mut JobContext,
-        names: impl Fn(&str) -> String,
+        (life, number): (Life, usize),
         plan: &Plan,
         pass: &Pass,
         snapshot: Option<&Snapshot>,
@@ -163,8 +162,9 @@ impl Sync<'_> {
         let mut ground = plan.standing.clone().map_or(Ground::Absent, Ground::Known);
         let mut sum = Sum::default();
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let step = names(&format!("{}-of-{count}", index + 1));
-            let push = Push { crm: &self.crm, tenant: &self.tenant, thread, chunk, base: &plan.base };
+            let step = life.step(&format!("push-{number}-{}-of-{count}", index + 1));
+            let repair = why.map(|_| life);
+            let push = Push { crm: &self.crm, tenant: &self.tenant, thread, chunk, base: &plan.base, repair };
             let last = index + 1 == count;
             let trail = self
                 .event(ctx, thread, event_type, &step, "synced")
