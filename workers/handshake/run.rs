@@ -12,7 +12,7 @@ use super::{
     history,
     payload::Request,
     settings::HandshakeSettings,
-    update::{Applied, Writer},
+    update::{Applied, Goal, Writer},
     watch,
 };
 use crate::{
@@ -170,12 +170,12 @@ impl Attempt<'_> {
     ) -> Result<(), Failure> {
         let job = ctx.job().clone();
         if let Some(Applied { before: Some(before), after, .. }) = applied {
-            let ours = Value::Object(before.clone());
+            let goal = Goal::PutBack(before.clone());
             let base = Channel { document: after.clone(), standing: Default::default() };
             let code = verdict.code.clone();
             let outcome: Result<Applied, Failure> = ctx
                 .write_step("rollback", |key, _| async move {
-                    let writer = Writer { channels: &self.channels, id, base: &base, ours, key: &key };
+                    let writer = Writer { channels: &self.channels, id, base: &base, goal, key: &key };
                     // The marks of the write are not trusted: somebody may have changed the channel since.
                     let undone = writer.write(Begun::OutcomeUnknown).await?;
                     let trail = Trail::new("handshake.rolled_back", &job, id, "rollback", "rolled_back");

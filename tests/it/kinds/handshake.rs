@@ -68,6 +68,18 @@ async fn changes_of_the_same_member_are_for_a_person() {
     assert_eq!(told["error"]["class"], "conflict");
 }
 
+/// Covers row 151, row 37 for channels: the job wants the channel to stay enabled, as it was read. Somebody who disables
+/// it meanwhile is not overruled, and the job does not report a success that does not hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_member_that_should_stay_are_for_a_person() {
+    let stage = Stage::new().await;
+    let job = between_read_and_put(&stage, &json!({"enabled": false})).await;
+    assert_eq!(stage.dead().await[&job], "conflict");
+    assert_eq!(stage.document("channels", "ch_1").await["enabled"], false);
+    assert_eq!(stage.sent(CLASS, "PUT").await.len(), 1);
+    assert_eq!(stage.event_types().await, ["handshake.apply_failed"]);
+}
+
 /// Covers row 142: the probe fails for good after the channel was applied; the old members come back, once, and what
 /// somebody else changed in between stays.
 #[tokio::test(flavor = "multi_thread")]
@@ -92,6 +104,25 @@ async fn a_roll_back_keeps_changes_of_others() {
     assert_eq!(channel["webchatSettings"]["webchatUrl"], "https://chat.example.com");
     assert_eq!(stage.sent(CLASS, "PUT").await.len(), 2);
     assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.rolled_back", "handshake.probe_failed"]);
+}
+
+/// Covers row 142: the tries of the write are not the probe's. After three refused writes and a fourth that arrived, one
+/// probe that fails for now puts nothing back and is told as no end.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_failed_probe_after_a_hard_write_puts_nothing_back() {
+    let stage = Stage::with(Setup { probe: "rollback = true".to_owned(), ..Setup::default() }).await;
+    stage.fault(CLASS, "PUT", json!({"first": 3}), json!({"status": 503})).await;
+    // A socket's request carries no token, so its tenant is known by its path alone.
+    let rule = json!({"name": stage.tenant, "match": {"class": "socket", "path_contains": stage.tenant},
+        "when": {"first": 1}, "then": {"status": 503}});
+    stage.control(Method::POST, "faults", &rule).await;
+    let mut payload = apply("Web shop");
+    payload["mode"] = json!("apply_and_probe");
+    payload["channel"]["webchatUrl"] = json!(format!("{}/{}", stage.tls().await, stage.tenant));
+    stage.done(KIND, &[payload]).await;
+    assert_eq!(stage.sent(CLASS, "PUT").await.len(), 4);
+    assert_eq!(stage.document("channels", "ch_1").await["name"], "Web shop");
+    assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.probed", "handshake.origin_policy_checked"]);
 }
 
 /// Covers row 142: without the switch the change stays, and the failed probe is told.
