@@ -83,6 +83,7 @@ impl Attempt<'_> {
         if let Some(channel) = &self.request.channel {
             if self.request.mode.probes() {
                 self.target(&channel.webchat_url)?;
+                self.visitors(channel.origins.iter().map(String::as_str))?;
             }
             if !is_encrypted(&channel.webchat_url) && !self.is_insecure_loopback(&channel.webchat_url) {
                 let message = "/channel/webchatUrl: visitors' messages would travel in clear text; use https or wss";
@@ -101,6 +102,24 @@ impl Attempt<'_> {
     /// A plain address is for a developer's own machine, and only where the profile names it.
     fn is_insecure_loopback(&self, webchat_url: &str) -> bool {
         address::check(webchat_url, &self.profile.probe.allow_hosts, address::Schemes::WEBSOCKET).is_ok()
+    }
+
+    /// The origin to let in and, where the second probe is on, the one to keep out of a channel that allows `origins`.
+    fn visitors<'v>(&'v self, origins: impl Iterator<Item = &'v str>) -> Result<(&'v str, Option<&'v str>), Failure> {
+        let origins: Vec<&str> = origins.collect();
+        let profile = &self.profile.probe;
+        let allowed = self.request.allowed_origin.as_deref().or(profile.origin.as_deref()).or(origins.first().copied());
+        let Some(allowed) = allowed else {
+            let message = "no origin to probe with: name probe.allowedOrigin, or probe.origin in the profile";
+            return Err(Failure::permanent("probe_origin_missing", message));
+        };
+        let foreign = self.request.foreign_origin.as_deref().unwrap_or(&profile.foreign_origin);
+        let foreign = profile.check_foreign_origin.then_some(foreign);
+        if foreign.is_some_and(|foreign| foreign == allowed || origins.contains(&foreign)) {
+            let message = "/probe/foreignOrigin: is an origin that the channel allows";
+            return Err(Failure::permanent("invalid_payload", message));
+        }
+        Ok((allowed, foreign))
     }
 
     async fn probe(
@@ -138,25 +157,9 @@ impl Attempt<'_> {
             return Err(Failure::permanent("channel_without_url", "the channel has no webchatUrl to probe"));
         };
         self.target(webchat_url)?;
-        let origins: Vec<&str> = member("corsAllowedOrigins")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let profile = &self.profile.probe;
-        let allowed = self.request.allowed_origin.as_deref().or(profile.origin.as_deref()).or(origins.first().copied());
-        let Some(allowed_origin) = allowed else {
-            let message = "no origin to probe with: name probe.allowedOrigin, or probe.origin in the profile";
-            return Err(Failure::permanent("probe_origin_missing", message));
-        };
-        let foreign = self.request.foreign_origin.as_deref().unwrap_or(&profile.foreign_origin);
-        let foreign_origin = profile.check_foreign_origin.then_some(foreign);
-        if foreign_origin.is_some_and(|foreign| foreign == allowed_origin || origins.contains(&foreign)) {
-            let message = "/probe/foreignOrigin: is an origin that the channel allows";
-            return Err(Failure::permanent("invalid_payload", message));
-        }
-        let client = &self.env.client;
+        let origins = member("corsAllowedOrigins").and_then(Value::as_array).into_iter().flatten();
+        let (allowed_origin, foreign_origin) = self.visitors(origins.filter_map(Value::as_str))?;
+        let (client, profile) = (&self.env.client, &self.profile.probe);
         Door { client, profile, channel_id: id, webchat_url, allowed_origin, foreign_origin }.probe(ctx).await
     }
 

@@ -207,6 +207,30 @@ async fn ten_updates_make_one_webhook() {
     assert_eq!(stage.sent(HOOKS, "POST").await.len(), 1);
 }
 
+/// Covers row 154: a repair that somebody else's write refuses looks again and repairs what stands there now, four times
+/// in all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_repair_looks_again() {
+    let stage = Stage::new().await;
+    let update = |address: &str| {
+        let mut payload = apply("Web shop");
+        payload["healthCallbackUrl"] = json!(address);
+        payload
+    };
+    stage.done(KIND, &[update("https://hooks.example.com/health")]).await;
+    stage.fault(HOOKS, "PUT", json!({"first": 1}), json!({"status": 409})).await;
+    stage.done(KIND, &[update("https://hooks.example.com/moved")]).await;
+    let exchanges = stage.exchanges(HOOKS).await;
+    assert_eq!(exchanges[2..], ["GET 200", "PUT 409", "GET 200", "PUT 200"]);
+    stage.fault(HOOKS, "PUT", json!({}), json!({"status": 409})).await;
+    let jobs = stage.run(KIND, &[update("https://hooks.example.com/elsewhere")]).await;
+    assert_eq!(stage.dead().await[&jobs[0]], "conflict");
+    assert_eq!(stage.sent(HOOKS, "PUT").await.len(), 2 + 4);
+    let conflict: Vec<(Value,)> = stage.database.rows("select conflict from backhaul.dead_letters").await;
+    assert_eq!(conflict[0].0["theirs"]["address"], "https://hooks.example.com/moved");
+    assert_eq!(conflict[0].0["ours"].get("secret"), None, "no dead letter holds a secret");
+}
+
 /// Covers row 156: 429 on the webhook call is waited for; nothing before it is repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn throttled_webhooks_are_waited_for() {
