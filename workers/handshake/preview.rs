@@ -50,6 +50,10 @@ pub(super) async fn preview(job: &Handshake, env: &Env, ctx: &PreviewContext) ->
         (None, None) => create(ctx, &attempt, channel, &redaction)?,
         (None, Some(current)) => put(ctx, &attempt, &found.id, current, channel, &redaction)?,
     };
+    let preview = match attempt.settings.publish && preview.conflicts.is_empty() {
+        true => preview.note("the channel is published afterwards"),
+        false => preview,
+    };
     let current = found.channel.map(|channel| redaction.show(&Value::Object(channel.document)));
     Ok(Preview { current, ..preview })
 }

@@ -62,6 +62,10 @@ pub(super) async fn attempt(
 
     *stage = Stage::Apply;
     let (id, document, applied) = attempt.apply(ctx).await?;
+    if applied.is_some() {
+        *stage = Stage::Publish;
+        attempt.publish(ctx, &id, "publish", "handshake.published").await?;
+    }
     if attempt.request.mode.probes() {
         *stage = Stage::Probe;
         attempt.probe(ctx, &id, &document, applied.as_ref()).await?;
@@ -187,7 +191,7 @@ impl Attempt<'_> {
                 })
                 .await;
             match outcome {
-                Ok(_) => {}
+                Ok(_) => self.publish(ctx, id, "rollback-publish", "handshake.rollback_published").await?,
                 // What others changed cannot be undone for them; the failed probe is still what ends the job.
                 Err(Failure::Conflict { .. }) => {
                     let trail = Trail::new("handshake.rollback_failed", ctx.job(), id, "rollback", "conflict");

@@ -125,6 +125,35 @@ async fn one_failed_probe_after_a_hard_write_puts_nothing_back() {
     assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.probed", "handshake.origin_policy_checked"]);
 }
 
+/// Where the platform edits drafts, what is written goes live by a call of its own, before the socket is opened. A refused
+/// one leaves the channel written, and the replay publishes it without another PUT.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_is_published() {
+    let kinds = "[kinds.handshake]\npublish = true\n".to_owned();
+    let stage = Stage::with(Setup { kinds, ..Setup::default() }).await;
+    let publishing = json!({"class": CLASS, "path_contains": "/publish"});
+    stage.fault_where(publishing, json!({"first": 1}), json!({"status": 404})).await;
+    let mut payload = apply("Web shop");
+    payload["mode"] = json!("apply_and_probe");
+    payload["channel"]["webchatUrl"] = json!(stage.tls().await);
+    let jobs = stage.run(KIND, &[payload.clone()]).await;
+    assert_eq!(stage.dead().await[&jobs[0]], "channel_publish_refused");
+    assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.publish_failed"]);
+    sqlx::query("select backhaul.dead_replay($1, 'u1', 'again')")
+        .bind(jobs[0])
+        .execute(stage.database.store.pool())
+        .await
+        .expect("replays");
+    stage.work_at_once().await;
+    stage.done(KIND, &[payload]).await;
+    assert_eq!(
+        stage.exchanges(CLASS).await,
+        ["GET 200", "PUT 200", "POST 404", "POST 200", "GET 200", "POST 200"],
+        "the second job has nothing to write, and publishes what another may have left a draft"
+    );
+    assert_eq!(stage.told("handshake.published").await.len(), 2);
+}
+
 /// Covers row 142: without the switch the change stays, and the failed probe is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_probe_is_told() {
