@@ -106,6 +106,7 @@ fn the_documents_list_every_code() {
     let widget = [
         include_str!("widget_patch.rs"),
         include_str!("widget_patch/write.rs"),
+        include_str!("api/session.rs"),
         include_str!("api/widgets.rs"),
         include_str!("api/callback.rs"),
     ];
@@ -114,6 +115,7 @@ fn the_documents_list_every_code() {
         include_str!("enrichment/intent.rs"),
         include_str!("enrichment/write.rs"),
         include_str!("api/profiles.rs"),
+        include_str!("api/session.rs"),
     ];
     let crm_sync = [
         include_str!("crm_sync/run.rs"),
@@ -122,6 +124,7 @@ fn the_documents_list_every_code() {
         include_str!("crm_sync/push.rs"),
         include_str!("api/threads.rs"),
         include_str!("api/precondition.rs"),
+        include_str!("api/session.rs"),
     ];
     let deliver = [include_str!("deliver.rs")];
     let handshake = [
@@ -129,11 +132,13 @@ fn the_documents_list_every_code() {
         include_str!("handshake/apply.rs"),
         include_str!("handshake/door.rs"),
         include_str!("handshake/history.rs"),
+        include_str!("handshake/publish.rs"),
         include_str!("handshake/update.rs"),
         include_str!("handshake/watch.rs"),
         include_str!("api/channels.rs"),
         include_str!("api/audit.rs"),
         include_str!("api/precondition.rs"),
+        include_str!("api/session.rs"),
     ];
     let mut seen = 0;
     let kinds = [

@@ -1,7 +1,7 @@
 //! `enrichment`: adds attributes to a customer profile.
 //!
-//! Each attempt checks the payload anew (data may have become stale in the queue), labels personal data and applies the
-//! tenant's policy, and only then makes a call. Steps: `enrich` writes, reading back where an answer was lost;
+//! Each attempt checks the payload anew (data may have become stale in the queue, until it is written), labels personal
+//! data and applies the tenant's policy, and only then makes a call. Steps: `enrich` writes, reading back where an answer was lost;
 //! `confirm` waits where the server accepted the write for later; `survivor` remembers which profile is left of a
 //! de-duplication, so that later jobs go there.
 
@@ -25,20 +25,22 @@ use serde_json::{Value, json};
 use self::{
     intent::Intent,
     memory::Memory,
-    payload::{Refusal, Request},
+    payload::{Refusal, Request, uuid},
+    plan::arrived,
     policy::Cleared,
     settings::Settings,
-    write::{Applied, Outcome},
+    write::{Applied, Outcome, standing},
 };
 use crate::{
     api::{Session, profiles::Profiles, session::configured},
     env::{Env, Storage},
+    look_again::look_again,
     problem::Problems,
     trail::{Trail, ends_job},
 };
 
-/// Pause between two looks at data that the server accepted for later.
-const CONFIRM_PAUSE: TimeDelta = TimeDelta::seconds(10);
+/// Longest pause between two looks at data that the server accepted for later.
+const CONFIRM_PAUSE_MAX: TimeDelta = TimeDelta::minutes(15);
 
 /// The job. It holds the payload as it was enqueued: a wrong one is refused with everything that is wrong with it, and
 /// its refusal is audited, which needs a job to run.
@@ -61,7 +63,7 @@ impl Enrichment {
 
     /// The id as it stands in the payload, for the audit trail of payloads that are not even right in shape.
     fn claimed_id(&self) -> String {
-        let id = self.payload.get("profileId").and_then(Value::as_str).and_then(payload::uuid);
+        let id = self.payload.get("profileId").and_then(Value::as_str).and_then(uuid);
         id.unwrap_or_else(|| "unknown".to_owned())
     }
 }
@@ -130,6 +132,8 @@ struct Attempt<'a> {
     facts: &'a Facts,
     profiles: Profiles<'a>,
     job: JobInfo,
+    /// When the payload was found fresh.
+    checked_at: DateTime<Utc>,
 }
 
 impl Enrichment {
@@ -141,20 +145,23 @@ impl Enrichment {
         facts: &Facts,
     ) -> Result<(), Failure> {
         let job = ctx.job().clone();
+        let written: Option<Applied> = ctx.step_result("enrich").await?;
+        let checked_at = written.map_or(ctx.now(), |written| written.checked_at(ctx.now()));
         let (request, cleared) = self
-            .clear(settings, ctx.now())
+            .clear(settings, checked_at)
             .map_err(|Refused { code, problems }| Failure::Permanent(Cause::new(code, problems)))?;
         let profile = env.profile(&job.tenant)?;
         let provider = configured(profile.cxone.as_ref(), "cxone", &job.tenant)?;
         let profiles = Profiles::new(Session::new(&env.client, provider, ctx));
 
         let intent = Intent::form(request, cleared, settings, ctx, job.enqueued_at).await?;
-        let attempt = Attempt { intent, facts, profiles, job };
+        let attempt = Attempt { intent, facts, profiles, job, checked_at };
         let applied = attempt.enrich(ctx).await?;
-        if applied.result == Outcome::Accepted {
-            attempt.confirm(ctx).await?;
-        }
-        if let Some(survivor) = applied.survivor {
+        let survivor = match applied.result {
+            Outcome::Accepted => attempt.confirm(ctx).await?,
+            Outcome::Success | Outcome::Unchanged | Outcome::Outdated => applied.survivor,
+        };
+        if let Some(survivor) = survivor {
             attempt.remember_survivor(ctx, &survivor).await?;
         }
         Ok(())
@@ -186,6 +193,7 @@ impl Attempt<'_> {
                 true => Applied::outdated(),
                 false => self.intent.writer(&self.profiles, &key).write(begun).await?,
             };
+            let applied = Applied { checked_at: Some(self.checked_at), ..applied };
             let trail = Trail::new("profile.enriched", &self.job, target, "enrich", result_name(applied.result))
                 .exchange(applied.exchange.as_ref())
                 .with("requested_profile_id", request.profile_id.as_str())
@@ -209,17 +217,21 @@ impl Attempt<'_> {
         crate::personal_data::mask_all(&self.intent.request.source_system)
     }
 
-    /// Waits until a write that was accepted for later shows. Never sends it again.
-    async fn confirm(&self, ctx: &mut JobContext) -> Result<(), Failure> {
-        let look_again = ctx.now() + CONFIRM_PAUSE;
-        ctx.step("confirm", |key| async move {
-            if !self.intent.writer(&self.profiles, &key).shows().await? {
+    /// Waits until a write that was accepted for later shows. Never sends it again. Answers the profile that is left,
+    /// where the server has de-duplicated meanwhile.
+    async fn confirm(&self, ctx: &mut JobContext) -> Result<Option<String>, Failure> {
+        let next_look = look_again(self.checked_at, ctx.now(), CONFIRM_PAUSE_MAX);
+        ctx.step("confirm", |_| async move {
+            let profile = self.profiles.read(&self.intent.target).await?;
+            if !arrived(&self.intent.goal, standing(&profile)) {
                 let message = "the server accepted the data for later and the profile does not show it yet";
-                return Err(Failure::snoozed(look_again, "profile_update_pending", message));
+                return Err(Failure::snoozed(next_look, "profile_update_pending", message));
             }
+            let survivor = profile.survivor.as_deref().and_then(uuid);
             let trail =
-                Trail::new("profile.enrichment_confirmed", &self.job, &self.intent.target, "confirm", "SUCCESS");
-            Ok(Done::new(()).audit(self.facts.add_to(trail).event()))
+                Trail::new("profile.enrichment_confirmed", &self.job, &self.intent.target, "confirm", "SUCCESS")
+                    .with("deduplicated", survivor.is_some());
+            Ok(Done::new(survivor).audit(self.facts.add_to(trail).event()))
         })
         .await
     }

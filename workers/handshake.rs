@@ -1,8 +1,8 @@
 //! The kind `handshake`: writes a webchat channel, and proves that its socket opens for whom it should.
 //!
 //! Steps: `read` keeps the channel and the marks of its state; `put` writes on condition of them, merging what
-//! somebody else changed meanwhile (`create` where the channel is missing and the tenant allows it); `probe-allowed`
-//! and `probe-foreign` open the socket; `health-webhook` ensures one registration; `audit-page-N` read the channel's
+//! somebody else changed meanwhile (`create` where the channel is missing and the tenant allows it); `publish` makes it
+//! live where the platform edits drafts; `probe-allowed` and `probe-foreign` open the socket; `health-webhook` ensures one registration; `audit-page-N` read the channel's
 //! audit trail. Each has tries of its own. Where the tenant asks for it, `rollback` puts the old channel back when the
 //! probe has failed for good.
 
@@ -11,6 +11,7 @@ mod door;
 mod history;
 pub mod payload;
 mod preview;
+mod publish;
 mod run;
 pub mod settings;
 mod update;
@@ -67,6 +68,7 @@ impl Handshake {
 enum Stage {
     Check,
     Apply,
+    Publish,
     Probe,
     Webhook,
     Audit,
@@ -103,6 +105,7 @@ fn failed(job: &JobInfo, id: &str, stage: Stage, failure: &Failure) -> Trail {
     let (event_type, step) = match stage {
         Stage::Check => ("handshake.refused", "check"),
         Stage::Apply => ("handshake.apply_failed", "put"),
+        Stage::Publish => ("handshake.publish_failed", "publish"),
         Stage::Probe => ("handshake.probe_failed", "probe"),
         Stage::Webhook => ("handshake.webhook_failed", "health-webhook"),
         Stage::Audit => ("handshake.audit_failed", "audit"),
@@ -125,11 +128,11 @@ mod tests {
         assert_eq!(event.event_type, "handshake.audit_failed");
         assert_eq!(event.data["error"]["code"], "audit_unavailable");
         let names: std::collections::HashSet<&str> =
-            [Stage::Check, Stage::Apply, Stage::Probe, Stage::Webhook, Stage::Audit]
+            [Stage::Check, Stage::Apply, Stage::Publish, Stage::Probe, Stage::Webhook, Stage::Audit]
                 .into_iter()
                 .map(|stage| failed(&test_job(), "ch_1", stage, &failure).event().event_type)
                 .collect();
-        assert_eq!(names.len(), 5);
+        assert_eq!(names.len(), 6);
     }
 
     #[test]

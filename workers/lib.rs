@@ -11,6 +11,7 @@ pub mod fields;
 pub mod freshness;
 pub mod handshake;
 pub mod keyed_hash;
+mod look_again;
 mod memories;
 pub mod merge;
 pub mod origins;

@@ -34,12 +34,13 @@ use crate::{
         widgets::{Snapshot, Widgets},
     },
     env::Env,
+    look_again::look_again,
     problem::Problems,
     trail::{Trail, ends_job},
 };
 
-/// Pause between two looks at a change that the gateway accepted for later.
-const CONFIRM_PAUSE: TimeDelta = TimeDelta::seconds(10);
+/// Longest pause between two looks at a change that the gateway accepted for later.
+const CONFIRM_PAUSE_MAX: TimeDelta = TimeDelta::minutes(15);
 
 /// The job. It holds the payload as it was enqueued: a wrong one is refused with everything that is wrong with it, and
 /// its refusal is audited, which needs a job to run.
@@ -200,13 +201,14 @@ async fn confirm(
     request: &Request,
     applied: Applied,
 ) -> Result<Applied, Failure> {
-    let (job, look_again) = (ctx.job().clone(), ctx.now() + CONFIRM_PAUSE);
+    let (job, now) = (ctx.job().clone(), ctx.now());
+    let next_look = look_again(applied.applied_at, now, CONFIRM_PAUSE_MAX);
     let id = &request.configuration_id;
     ctx.step("confirm", |_| async {
         let (snapshot, exchange) = widgets.read(id).await?;
         if !holds(&snapshot.document, &request.patch) {
             let message = "the gateway accepted the change for later and does not show it yet";
-            return Err(Failure::snoozed(look_again, "widget_update_pending", message));
+            return Err(Failure::snoozed(next_look, "widget_update_pending", message));
         }
         let trail = Trail::new("widget.confirmed", &job, id, "confirm", "updated")
             .exchange(&exchange)

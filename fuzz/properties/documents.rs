@@ -14,13 +14,13 @@ const LISTS: &[KeyedList] = &[KeyedList { pointer: "/list", key: &["id"] }];
 pub(super) fn merge(bytes: &[u8]) {
     let Some(Value::Array(documents)) = json(bytes) else { return };
     let [base, ours, theirs, ..] = &documents[..] else { return };
-    assert_eq!(merge::three_way(base, ours, base, LISTS).as_ref(), Ok(ours));
-    assert_eq!(merge::three_way(base, base, theirs, LISTS).as_ref(), Ok(theirs));
-    assert_eq!(merge::three_way(base, ours, ours, LISTS).as_ref(), Ok(ours));
-    let (left, right) = (merge::three_way(base, ours, theirs, LISTS), merge::three_way(base, theirs, ours, LISTS));
+    assert_eq!(merge::three_way(base, ours, base).as_ref(), Ok(ours));
+    assert_eq!(merge::three_way(base, base, theirs).as_ref(), Ok(theirs));
+    assert_eq!(merge::three_way(base, ours, ours).as_ref(), Ok(ours));
+    let (left, right) = (merge::three_way(base, ours, theirs), merge::three_way(base, theirs, ours));
     assert_eq!(left.is_err(), right.is_err(), "{left:?} and {right:?}");
     if let Ok(merged) = &left {
-        assert_eq!(merge::three_way(base, ours, merged, LISTS).as_ref(), Ok(merged), "a repetition changes nothing");
+        assert_eq!(merge::three_way(base, ours, merged).as_ref(), Ok(merged), "a repetition changes nothing");
     }
     match merge::difference(ours, theirs) {
         None => {}
@@ -31,6 +31,11 @@ pub(super) fn merge(bytes: &[u8]) {
     if !ours.get("list").and_then(Value::as_array).is_some_and(nameless) {
         let once = merge::overlay(base, ours, LISTS);
         assert_eq!(merge::overlay(&once, ours, LISTS), once, "an overlay can be repeated");
+        assert_eq!(merge::rebase(base, ours, base, LISTS).as_ref(), Ok(&once));
+        assert_eq!(merge::rebase(base, ours, &once, LISTS).as_ref(), Ok(&once), "a repetition changes nothing");
+        if let Ok(merged) = merge::rebase(base, ours, theirs, LISTS) {
+            assert_eq!(merge::overlay(&merged, ours, LISTS), merged, "what the patch names holds");
+        }
     }
 }
 

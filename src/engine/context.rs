@@ -108,6 +108,8 @@ pub(crate) struct Leftovers {
 /// One attempt's view of its job.
 pub struct JobContext {
     claimed: Arc<Claimed>,
+    /// The claimed facts, with the count of failures as the verdict on this attempt will take it.
+    job: Arc<JobInfo>,
     table: StepTable,
     steps: Option<HashMap<String, (bool, Value)>>,
     left: Leftovers,
@@ -118,16 +120,18 @@ impl JobContext {
         // A job that nobody has touched yet has no steps, and needs no look.
         let fresh = !table.may_have_steps;
         let steps = fresh.then(HashMap::new);
-        Self { claimed, table, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
+        let job = claimed.job.clone();
+        Self { claimed, job, table, steps, left: Leftovers { stepped: !fresh, ..Leftovers::default() } }
     }
 
     pub(crate) fn into_leftovers(self) -> Leftovers {
         self.left
     }
 
-    /// The job's facts.
+    /// The job's facts. A step that finishes in this attempt starts the count of failures anew, here too: whoever asks
+    /// whether a failure is the last one gets the engine's own answer.
     pub fn job(&self) -> &JobInfo {
-        &self.claimed.job
+        &self.job
     }
 
     /// The database's clock.
@@ -238,6 +242,9 @@ impl JobContext {
         self.left.stepped = true;
         self.table.put(name, true, &output, &events, &memories).await?;
         self.left.attempts_reset = true;
+        if self.job.attempt > 0 {
+            Arc::make_mut(&mut self.job).attempt = 0;
+        }
         self.left.step = None;
         self.steps().await?.insert(name.to_owned(), (true, output));
         Ok(done.value)

@@ -117,6 +117,13 @@ pub(crate) fn create(world: &mut World, call: &Call<'_>) -> Outcome {
     Outcome::applied(reply, format!("channels/{id}"), "channel.create", None)
 }
 
+/// Publishes a channel as it stands. Nothing reads what is live: the ledger of effects tells what was published.
+pub(crate) fn publish(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
+    let Some(document) = world.load(Kind::Channel, call, id) else { return not_found("channel", id) };
+    let (reply, detail) = (shown(200, document), format!("version {}", document.version));
+    Outcome::applied(reply, format!("channels/{id}"), "channel.publish", Some(detail))
+}
+
 /// Adds the origins a channel allows: the WebSocket endpoint lets them in besides its own list.
 pub(crate) fn collect_origins(channel: &Value, into: &mut BTreeSet<String>) {
     let origins = channel.pointer("/webchatSettings/corsAllowedOrigins").and_then(Value::as_array);

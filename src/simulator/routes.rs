@@ -115,6 +115,7 @@ pub(crate) enum Route {
     Webhook(String),
     Channels,
     Channel(String),
+    ChannelPublish(String),
     AuditQuery,
     AuditTransaction(String),
     AuditResults(String),
@@ -175,6 +176,9 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
         }
         ["api", "v2", "webchat", "channels"] => (Route::Channels, Class::GenesysChannels),
         ["api", "v2", "webchat", "channels", id] => (with_id(id, Route::Channel), Class::GenesysChannels),
+        ["api", "v2", "webchat", "channels", id, "publish"] => {
+            (with_id(id, Route::ChannelPublish), Class::GenesysChannels)
+        }
         ["api", "v2", "audits", "query"] | ["api", "v2", "auditlog" | "auditlogs" | "audit"] => {
             (Route::AuditQuery, Class::GenesysAudit)
         }

@@ -264,10 +264,14 @@ async fn bad_payloads_make_no_call() {
     let mut stranger = payload("apply", "https://chat.example.com");
     stranger["healthCallbackUrl"] = json!("https://evil.example/x");
     let plain = payload("apply", "http://chat.example.com");
-    let jobs = upstream.run(KIND, &[filter, callback, stranger, plain]).await;
+    // The origin to keep out is one that the channel would let in.
+    let mut welcome = payload("apply_and_probe", &upstream.tls(CertificateKind::Good));
+    welcome["probe"] = json!({"foreignOrigin": ORIGIN});
+    let jobs = upstream.run(KIND, &[filter, callback, stranger, plain, welcome]).await;
     let dead = upstream.dead().await;
     let codes: Vec<&str> = jobs.iter().map(|job| dead.get(job).map_or("", String::as_str)).collect();
-    assert_eq!(codes, ["invalid_payload", "invalid_payload", "address_not_allowed", "invalid_payload"]);
+    let invalid = "invalid_payload";
+    assert_eq!(codes, [invalid, invalid, "address_not_allowed", invalid, invalid]);
     assert!(upstream.exchanges("genesys/channels").await.is_empty());
-    assert_eq!(upstream.event_types().await, vec!["handshake.refused"; 4]);
+    assert_eq!(upstream.event_types().await, vec!["handshake.refused"; 5]);
 }

@@ -18,6 +18,13 @@ use super::{
 /// This client's names for general codes of the channel endpoints.
 const CHANNEL_NAMES: &[(&str, &str)] =
     &[("not_found", "channel_not_found"), ("gone", "channel_not_found"), ("rejected", "channel_rejected")];
+/// This client's names for general codes of the publishing endpoint.
+const PUBLISH_NAMES: &[(&str, &str)] = &[
+    ("not_found", "channel_publish_refused"),
+    ("gone", "channel_publish_refused"),
+    ("rejected", "channel_publish_refused"),
+    ("unexpected_conflict", "channel_publish_refused"),
+];
 /// This client's names for general codes of the webhook endpoints.
 const WEBHOOK_NAMES: &[(&str, &str)] = &[
     ("not_found", "health_webhook_refused"),
@@ -137,6 +144,16 @@ impl<'e> Channels<'e> {
         call.headers.extend(condition);
         call.headers.extend(self.session.idempotency(key, false)?);
         Ok(call)
+    }
+
+    /// Makes what was written live, where the platform edits drafts.
+    pub async fn publish(&self, id: &str, key: &str) -> Result<Exchange, Trouble> {
+        let params = [("channelId", id)];
+        // Publishing the same draft twice leaves it published.
+        let mut call = Call::new(Method::POST, "channel_publish", "channels").params(&params).replay_safe();
+        call.headers.extend(self.session.idempotency(key, false)?);
+        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(PUBLISH_NAMES))?;
+        Ok(Exchange::of(&reply))
     }
 
     /// The webhook of that name, as the upstream shows it, on whichever page of the listing.

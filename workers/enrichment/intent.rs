@@ -25,6 +25,8 @@ pub(super) struct Intent {
     pub memory: Memory,
     /// What the target is to hold.
     pub goal: Goal,
+    /// The source's name as it may be sent.
+    source_system: String,
     /// When the source wrote the data.
     pub source_time: DateTime<Utc>,
 }
@@ -45,7 +47,7 @@ impl Intent {
         };
         let tags = merged_tags(&cleared.tags, &settings.default_tags);
         let goal = Goal { attributes, tags, strategy: request.strategy };
-        Ok(Self { request, target, memory, goal, source_time })
+        Ok(Self { request, target, memory, goal, source_system: cleared.source_system, source_time })
     }
 
     /// Whether newer data of everything that the job brings was applied before, so that nothing is sent.
@@ -58,7 +60,7 @@ impl Intent {
             profiles,
             target: &self.target,
             goal: &self.goal,
-            source_system: &self.request.source_system,
+            source_system: &self.source_system,
             source_time: self.timed().then_some(self.source_time),
             key,
         }

@@ -30,6 +30,8 @@ pub struct Cleared {
     pub attributes: Map<String, Value>,
     /// The job's tags, masked alike.
     pub tags: Vec<String>,
+    /// The source's name, masked alike: it is free text.
+    pub source_system: String,
 }
 
 /// Searches the parts of a payload that carry data of the person. The payload need not be a valid one: the audit trail
@@ -75,11 +77,12 @@ pub fn clear(request: &Request, settings: &Settings) -> Result<Cleared, Problems
         // Masking keeps the shape of what it is given.
         _ => Map::new(),
     };
-    let tags = request.tags.iter().map(|tag| match personal_data::mask(&json!(tag), &masks) {
+    let word = |word: &String| match personal_data::mask(&json!(word), &masks) {
         Value::String(masked) => masked,
-        _ => tag.clone(),
-    });
-    let cleared = Cleared { attributes, tags: tags.collect() };
+        _ => word.clone(),
+    };
+    let tags = request.tags.iter().map(word).collect();
+    let cleared = Cleared { attributes, tags, source_system: word(&request.source_system) };
     problems.or(Some(cleared))
 }
 
@@ -126,6 +129,17 @@ mod tests {
             serde_json::to_value(labels(&json!({"attributes": request.attributes}))).expect("labels are JSON"),
             json!({"/attributes/email": ["EMAIL", "PHONE"], "/attributes/note": ["SSN"]})
         );
+    }
+
+    /// Covers row 118: the policy holds for every part that is sent, the source's name and the tags too.
+    #[test]
+    fn tags_and_the_sources_name_are_masked_alike() {
+        let mut request = request(json!({"tier": "gold"}));
+        request.tags = vec!["for a@b.co".to_owned()];
+        request.source_system = "export of a@b.co".to_owned();
+        let cleared = clear(&request, &test_settings("[personal_data]\nEMAIL = \"mask\"")).expect("nothing is blocked");
+        assert_eq!((&cleared.tags[0][..], &cleared.source_system[..]), ("for [EMAIL]", "export of [EMAIL]"));
+        assert!(clear(&request, &test_settings("[personal_data]\nEMAIL = \"block\"")).is_err());
     }
 
     /// An audit event stays small whatever the payload.

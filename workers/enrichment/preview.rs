@@ -28,7 +28,9 @@ use crate::{
 pub(super) async fn preview(job: &Enrichment, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
     let tenant = ctx.tenant().to_owned();
     let settings = env.enrichment_settings(&tenant)?;
-    let (request, cleared) = match job.clear(settings, ctx.now()) {
+    let applied: Option<Applied> = ctx.step_result("enrich")?;
+    let checked_at = applied.as_ref().map_or(ctx.now(), |applied| applied.checked_at(ctx.now()));
+    let (request, cleared) = match job.clear(settings, checked_at) {
         Ok(checked) => checked,
         Err(Refused { code, problems }) => return Ok(refused(code, &problems)),
     };
@@ -42,7 +44,7 @@ pub(super) async fn preview(job: &Enrichment, env: &Env, ctx: &mut PreviewContex
     // What the policy does not let pass to the upstream is not shown to anybody either.
     let reveals = ctx.reveals();
     let redaction = Redaction::new(|label| !reveals || settings.policy(label) != Policy::Allow);
-    let preview = match ctx.step_result::<Applied>("enrich")? {
+    let preview = match applied {
         Some(applied) => written(&applied, &intent, &profile),
         None => planned(ctx, &profiles, &intent, &wanted, &profile, &redaction)?,
     };

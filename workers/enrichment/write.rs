@@ -3,7 +3,7 @@
 use backhaul_engine::{Begun, Failure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -15,7 +15,7 @@ use crate::api::{
     profiles::{Enriched, Profile, Profiles},
 };
 
-/// Most readings after a refused precondition in one attempt.
+/// Most readings after a refused precondition; so there are at most four writes.
 const REREADS_MAX: usize = 3;
 
 /// What the step has achieved.
@@ -31,6 +31,8 @@ pub(super) struct Applied {
     pub survivor: Option<String>,
     /// The call that showed it; `None` where no call was needed.
     pub exchange: Option<Exchange>,
+    /// When the data was found fresh for it; absent in steps of versions that did not note it.
+    pub checked_at: Option<DateTime<Utc>>,
 }
 
 /// How a write ended that did not fail.
@@ -48,6 +50,11 @@ pub(super) enum Outcome {
 }
 
 impl Applied {
+    /// The time for which the data has to be fresh: what is written cannot become stale any more.
+    pub(super) fn checked_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.checked_at.unwrap_or(now)
+    }
+
     /// Nothing was sent because newer data stands there.
     pub(super) fn outdated() -> Self {
         Self {
@@ -56,6 +63,7 @@ impl Applied {
             deduplicated: false,
             survivor: None,
             exchange: None,
+            checked_at: None,
         }
     }
 }
@@ -85,6 +93,7 @@ impl Writer<'_, '_> {
     /// Writes until the profile holds what the job wants, or the server fails.
     pub(super) async fn write(&self, begun: Begun) -> Result<Applied, Failure> {
         let mut read = if self.reads_first(begun) { Some(self.read().await?) } else { None };
+        let base = read.as_ref().map(|profile| self.concerned(profile));
         let mut rereads = 0;
         loop {
             let Some(Next { etag, key, body }) = self.next(read.as_ref()) else {
@@ -96,12 +105,11 @@ impl Writer<'_, '_> {
                     rereads += 1;
                     read = Some(self.read().await?);
                 }
+                // Nothing of ours contradicts anything: the others were only faster, four times.
                 Err(trouble) if trouble.is_conflict() => {
-                    // Nothing of ours contradicts anything: the others were only faster, four times.
-                    return Err(Failure::transient(
-                        "profile_contended",
-                        "somebody else changed the profile between each reading and the write after it",
-                    ));
+                    let ours = json!({ "attributes": self.goal.attributes, "tags": self.goal.tags });
+                    let theirs = read.as_ref().map(|profile| self.concerned(profile));
+                    return Err(Failure::Conflict { base: json!(base), ours, theirs: json!(theirs) });
                 }
                 Err(trouble) => return Err(trouble.into()),
             }
@@ -127,13 +135,8 @@ impl Writer<'_, '_> {
         Some(Next { etag, key: self.write_key(etag, &body), body })
     }
 
-    /// Whether a write that was accepted for later shows by now.
-    pub(super) async fn shows(&self) -> Result<bool, Failure> {
-        Ok(arrived(self.goal, standing(&self.read().await?)))
-    }
-
     /// The profile as it stands.
-    pub(super) async fn read(&self) -> Result<Profile, Failure> {
+    async fn read(&self) -> Result<Profile, Failure> {
         Ok(self.profiles.read(self.target).await?)
     }
 
@@ -144,6 +147,7 @@ impl Writer<'_, '_> {
             deduplicated: false,
             survivor: survivor.as_deref().and_then(uuid),
             exchange: Some(exchange.clone()),
+            checked_at: None,
         };
         match enriched {
             Enriched::Success { updated_attributes, deduplicated, survivor } => {
@@ -177,7 +181,16 @@ impl Writer<'_, '_> {
             deduplicated: survivor.is_some(),
             survivor,
             exchange: None,
+            checked_at: None,
         }
+    }
+
+    /// Of a profile, what the job names. The rest of a person's data has no place in a dead letter.
+    fn concerned(&self, profile: &Profile) -> Value {
+        let named = |(name, _): &(&String, &Value)| self.goal.attributes.contains_key(*name);
+        let attributes: Map<String, Value> =
+            profile.attributes.iter().filter(named).map(|(name, value)| (name.clone(), value.clone())).collect();
+        json!({ "attributes": attributes, "tags": profile.tags })
     }
 
     fn body(&self, rest: Missing) -> Value {

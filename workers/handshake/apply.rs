@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     payload,
     run::{Attempt, told},
-    update::{Applied, Writer, patch, wanted},
+    update::{Applied, Goal, Writer, patch},
 };
 use crate::{api::channels::Channel, trail::Trail};
 
@@ -74,9 +74,9 @@ impl Attempt<'_> {
         channel: &payload::Channel,
     ) -> Result<Applied, Failure> {
         let job = ctx.job().clone();
-        let ours = wanted(&base.document, &patch(channel));
+        let goal = Goal::Set(patch(channel));
         ctx.write_step("put", |key, begun| async move {
-            let writer = Writer { channels: &self.channels, id, base, ours, key: &key };
+            let writer = Writer { channels: &self.channels, id, base, goal, key: &key };
             let applied = writer.write(begun).await?;
             let status = if applied.changed { "updated" } else { "unchanged" };
             let event = told(Trail::new("handshake.applied", &job, id, "put", status), &applied).event();

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::settings::HandshakeSettings;
 use crate::{
     api::audit::{Audit, Query, State, Via},
+    look_again::look_again,
     trail::Trail,
 };
 
@@ -16,9 +17,8 @@ use crate::{
 const TRANSACTIONS_MAX: usize = 3;
 /// A transaction that is not ready by then never will be.
 const READY_AFTER_MAX: TimeDelta = TimeDelta::hours(1);
-/// First and longest pause between two looks at a transaction.
-const LOOK_AGAIN_MIN: TimeDelta = TimeDelta::seconds(1);
-const LOOK_AGAIN_MAX: TimeDelta = TimeDelta::seconds(60);
+/// Longest pause between two looks at a transaction.
+const LOOK_PAUSE_MAX: TimeDelta = TimeDelta::seconds(60);
 
 /// A query that was taken, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +136,7 @@ async fn transaction(ctx: &mut JobContext, audit: &Audit<'_>, query: &Query<'_>)
             })
             .await?;
         let waited = ctx.now() - asked.at;
-        let look_again = ctx.now() + (waited / 2).clamp(LOOK_AGAIN_MIN, LOOK_AGAIN_MAX);
+        let next_look = look_again(asked.at, ctx.now(), LOOK_PAUSE_MAX);
         let state: State = ctx
             .step(&format!("audit-ready-{nth}"), |_| async {
                 let state = audit.state(&asked.transaction).await?;
@@ -148,7 +148,7 @@ async fn transaction(ctx: &mut JobContext, audit: &Audit<'_>, query: &Query<'_>)
                     return Err(Failure::permanent("audit_query_stuck", message));
                 }
                 let message = "the platform is working on the query";
-                Err(Failure::snoozed(look_again, "audit_query_pending", message))
+                Err(Failure::snoozed(next_look, "audit_query_pending", message))
             })
             .await?;
         if state == State::Ready {

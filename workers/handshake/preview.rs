@@ -12,7 +12,7 @@ use super::{
     payload::Channel as Wanted,
     run::Attempt,
     settings::HandshakeSettings,
-    update::{Applied, Next, Writer, patch, wanted},
+    update::{Applied, Goal, Next, Writer, patch},
 };
 use crate::{
     api::{
@@ -50,6 +50,10 @@ pub(super) async fn preview(job: &Handshake, env: &Env, ctx: &PreviewContext) ->
         (None, None) => create(ctx, &attempt, channel, &redaction)?,
         (None, Some(current)) => put(ctx, &attempt, &found.id, current, channel, &redaction)?,
     };
+    let preview = match attempt.settings.publish && preview.conflicts.is_empty() {
+        true => preview.note("the channel is published afterwards"),
+        false => preview,
+    };
     let current = found.channel.map(|channel| redaction.show(&Value::Object(channel.document)));
     Ok(Preview { current, ..preview })
 }
@@ -78,17 +82,18 @@ fn put(
 ) -> Result<Preview, Failure> {
     let stored = ctx.step_result::<Found>("read")?.and_then(|found| found.channel);
     let base = stored.as_ref().unwrap_or(current);
-    let ours = wanted(&base.document, &patch(channel));
+    let goal = Goal::Set(patch(channel));
     let key = ctx.step_key("put");
-    let writer = Writer { channels: &attempt.channels, id, base, ours, key: &key };
+    let writer = Writer { channels: &attempt.channels, id, base, goal, key: &key };
     Ok(match writer.next(current) {
         Next::Nothing => Preview::new(Verdict::AlreadyApplied),
         Next::Conflict(pointers) => {
             let (base, theirs) = (Value::Object(base.document.clone()), Value::Object(current.document.clone()));
+            let ours = Value::Object(writer.ours());
             let at = |document: &Value, pointer: &str| document.pointer(pointer).map(|value| redaction.show(value));
             let clash = |pointer: String| Clash {
                 base: at(&base, &pointer),
-                ours: at(&writer.ours, &pointer),
+                ours: at(&ours, &pointer),
                 theirs: at(&theirs, &pointer),
                 pointer,
             };

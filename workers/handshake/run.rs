@@ -12,7 +12,7 @@ use super::{
     history,
     payload::Request,
     settings::HandshakeSettings,
-    update::{Applied, Writer},
+    update::{Applied, Goal, Writer},
     watch,
 };
 use crate::{
@@ -62,6 +62,10 @@ pub(super) async fn attempt(
 
     *stage = Stage::Apply;
     let (id, document, applied) = attempt.apply(ctx).await?;
+    if applied.is_some() {
+        *stage = Stage::Publish;
+        attempt.publish(ctx, &id, "publish", "handshake.published").await?;
+    }
     if attempt.request.mode.probes() {
         *stage = Stage::Probe;
         attempt.probe(ctx, &id, &document, applied.as_ref()).await?;
@@ -83,6 +87,7 @@ impl Attempt<'_> {
         if let Some(channel) = &self.request.channel {
             if self.request.mode.probes() {
                 self.target(&channel.webchat_url)?;
+                self.visitors(channel.origins.iter().map(String::as_str))?;
             }
             if !is_encrypted(&channel.webchat_url) && !self.is_insecure_loopback(&channel.webchat_url) {
                 let message = "/channel/webchatUrl: visitors' messages would travel in clear text; use https or wss";
@@ -101,6 +106,24 @@ impl Attempt<'_> {
     /// A plain address is for a developer's own machine, and only where the profile names it.
     fn is_insecure_loopback(&self, webchat_url: &str) -> bool {
         address::check(webchat_url, &self.profile.probe.allow_hosts, address::Schemes::WEBSOCKET).is_ok()
+    }
+
+    /// The origin to let in and, where the second probe is on, the one to keep out of a channel that allows `origins`.
+    fn visitors<'v>(&'v self, origins: impl Iterator<Item = &'v str>) -> Result<(&'v str, Option<&'v str>), Failure> {
+        let origins: Vec<&str> = origins.collect();
+        let profile = &self.profile.probe;
+        let allowed = self.request.allowed_origin.as_deref().or(profile.origin.as_deref()).or(origins.first().copied());
+        let Some(allowed) = allowed else {
+            let message = "no origin to probe with: name probe.allowedOrigin, or probe.origin in the profile";
+            return Err(Failure::permanent("probe_origin_missing", message));
+        };
+        let foreign = self.request.foreign_origin.as_deref().unwrap_or(&profile.foreign_origin);
+        let foreign = profile.check_foreign_origin.then_some(foreign);
+        if foreign.is_some_and(|foreign| foreign == allowed || origins.contains(&foreign)) {
+            let message = "/probe/foreignOrigin: is an origin that the channel allows";
+            return Err(Failure::permanent("invalid_payload", message));
+        }
+        Ok((allowed, foreign))
     }
 
     async fn probe(
@@ -138,25 +161,9 @@ impl Attempt<'_> {
             return Err(Failure::permanent("channel_without_url", "the channel has no webchatUrl to probe"));
         };
         self.target(webchat_url)?;
-        let origins: Vec<&str> = member("corsAllowedOrigins")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let profile = &self.profile.probe;
-        let allowed = self.request.allowed_origin.as_deref().or(profile.origin.as_deref()).or(origins.first().copied());
-        let Some(allowed_origin) = allowed else {
-            let message = "no origin to probe with: name probe.allowedOrigin, or probe.origin in the profile";
-            return Err(Failure::permanent("probe_origin_missing", message));
-        };
-        let foreign = self.request.foreign_origin.as_deref().unwrap_or(&profile.foreign_origin);
-        let foreign_origin = profile.check_foreign_origin.then_some(foreign);
-        if foreign_origin.is_some_and(|foreign| foreign == allowed_origin || origins.contains(&foreign)) {
-            let message = "/probe/foreignOrigin: is an origin that the channel allows";
-            return Err(Failure::permanent("invalid_payload", message));
-        }
-        let client = &self.env.client;
+        let origins = member("corsAllowedOrigins").and_then(Value::as_array).into_iter().flatten();
+        let (allowed_origin, foreign_origin) = self.visitors(origins.filter_map(Value::as_str))?;
+        let (client, profile) = (&self.env.client, &self.profile.probe);
         Door { client, profile, channel_id: id, webchat_url, allowed_origin, foreign_origin }.probe(ctx).await
     }
 
@@ -170,12 +177,12 @@ impl Attempt<'_> {
     ) -> Result<(), Failure> {
         let job = ctx.job().clone();
         if let Some(Applied { before: Some(before), after, .. }) = applied {
-            let ours = Value::Object(before.clone());
+            let goal = Goal::PutBack(before.clone());
             let base = Channel { document: after.clone(), standing: Default::default() };
             let code = verdict.code.clone();
             let outcome: Result<Applied, Failure> = ctx
                 .write_step("rollback", |key, _| async move {
-                    let writer = Writer { channels: &self.channels, id, base: &base, ours, key: &key };
+                    let writer = Writer { channels: &self.channels, id, base: &base, goal, key: &key };
                     // The marks of the write are not trusted: somebody may have changed the channel since.
                     let undone = writer.write(Begun::OutcomeUnknown).await?;
                     let trail = Trail::new("handshake.rolled_back", &job, id, "rollback", "rolled_back");
@@ -184,7 +191,7 @@ impl Attempt<'_> {
                 })
                 .await;
             match outcome {
-                Ok(_) => {}
+                Ok(_) => self.publish(ctx, id, "rollback-publish", "handshake.rollback_published").await?,
                 // What others changed cannot be undone for them; the failed probe is still what ends the job.
                 Err(Failure::Conflict { .. }) => {
                     let trail = Trail::new("handshake.rollback_failed", ctx.job(), id, "rollback", "conflict");

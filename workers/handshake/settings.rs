@@ -14,6 +14,8 @@ const SECTION: &str = "handshake";
 pub struct HandshakeSettings {
     /// Create a channel that does not exist, with the payload's `channelId` as its external id.
     pub create_missing: bool,
+    /// Publish the channel after it was written: for platforms that edit drafts.
+    pub publish: bool,
     /// The event that the health webhook listens for.
     pub health_event: String,
     /// Send the tenant's webhook secret with the registration, so that deliveries can be verified.
@@ -35,6 +37,7 @@ impl Default for HandshakeSettings {
     fn default() -> Self {
         Self {
             create_missing: false,
+            publish: false,
             health_event: "routing:conversation:analytic".to_owned(),
             send_secret: true,
             audit_via: Via::Get,

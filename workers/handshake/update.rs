@@ -48,6 +48,15 @@ enum Plan {
     Conflict(Vec<String>),
 }
 
+/// What a write is for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Goal {
+    /// The members of this sparse patch hold, also those that held before.
+    Set(Value),
+    /// What the job changed is again as it was in this document. What it left alone is nobody's goal.
+    PutBack(Map<String, Value>),
+}
+
 /// The members that a job sets, in the platform's names. Everything else in the channel is somebody else's.
 pub(super) fn patch(channel: &payload::Channel) -> Value {
     let mut patch = json!({
@@ -66,10 +75,14 @@ pub(super) fn patch(channel: &payload::Channel) -> Value {
     patch
 }
 
-/// Merges what `ours` changed over `base` into `current`.
-fn plan(base: &Map<String, Value>, ours: &Value, current: &Map<String, Value>) -> Plan {
+/// Brings `goal` over what stood in `base` into `current`.
+fn plan(base: &Map<String, Value>, goal: &Goal, current: &Map<String, Value>) -> Plan {
     let (base, theirs) = (Value::Object(base.clone()), Value::Object(current.clone()));
-    match merge::three_way(&base, ours, &theirs, &[]) {
+    let merged = match goal {
+        Goal::Set(patch) => merge::rebase(&base, patch, &theirs, &[]),
+        Goal::PutBack(before) => merge::three_way(&base, &Value::Object(before.clone()), &theirs),
+    };
+    match merged {
         Ok(merged) if merged == theirs => Plan::Nothing,
         Ok(Value::Object(merged)) => Plan::Send(merged),
         // Two objects merge to an object.
@@ -94,8 +107,7 @@ pub(super) struct Writer<'a> {
     pub id: &'a str,
     /// What was read when the job began.
     pub base: &'a Channel,
-    /// The whole document as the job wants it, on top of `base`.
-    pub ours: Value,
+    pub goal: Goal,
     pub key: &'a str,
 }
 
@@ -139,7 +151,7 @@ impl Writer<'_> {
 
     /// What is to be done about `current`.
     pub(super) fn next(&self, current: &Channel) -> Next {
-        match plan(&self.base.document, &self.ours, &current.document) {
+        match plan(&self.base.document, &self.goal, &current.document) {
             Plan::Nothing => Next::Nothing,
             Plan::Conflict(pointers) => Next::Conflict(pointers),
             Plan::Send(document) => Next::Send { key: self.write_key(&current.standing, &document), document },
@@ -159,9 +171,17 @@ impl Writer<'_> {
         }
     }
 
+    /// The whole document as the job wants it, on top of `base`.
+    pub(super) fn ours(&self) -> Map<String, Value> {
+        match &self.goal {
+            Goal::Set(patch) => wanted(&self.base.document, patch),
+            Goal::PutBack(before) => before.clone(),
+        }
+    }
+
     /// Nothing is left to send: it stood there already, or an earlier attempt wrote it and lost the answer.
     fn standing(&self, current: Channel, rereads: u32) -> Applied {
-        let after = self.ours.as_object().cloned().unwrap_or_default();
+        let after = self.ours();
         Applied {
             id: self.id.to_owned(),
             changed: after != self.base.document,
@@ -178,15 +198,19 @@ impl Writer<'_> {
     fn conflict(&self, current: &Channel) -> Failure {
         Failure::Conflict {
             base: Value::Object(self.base.document.clone()),
-            ours: self.ours.clone(),
+            ours: Value::Object(self.ours()),
             theirs: Value::Object(current.document.clone()),
         }
     }
 }
 
 /// `document` with the job's members set.
-pub(super) fn wanted(document: &Map<String, Value>, patch: &Value) -> Value {
-    merge::overlay(&Value::Object(document.clone()), patch, &[])
+fn wanted(document: &Map<String, Value>, patch: &Value) -> Map<String, Value> {
+    match merge::overlay(&Value::Object(document.clone()), patch, &[]) {
+        Value::Object(wanted) => wanted,
+        // A patch is an object, and so is what it makes of another.
+        _ => Map::new(),
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +236,10 @@ mod tests {
         }
     }
 
+    fn goal() -> Goal {
+        Goal::Set(patch(&channel()))
+    }
+
     fn standing() -> Map<String, Value> {
         object(json!({
             "id": "ch_1", "name": "Old", "description": "kept", "enabled": true, "foo": {"bar": 1},
@@ -224,7 +252,7 @@ mod tests {
     #[test]
     fn unknown_members_are_kept() {
         let base = standing();
-        let Plan::Send(document) = plan(&base, &wanted(&base, &patch(&channel())), &base) else { panic!("a change") };
+        let Plan::Send(document) = plan(&base, &goal(), &base) else { panic!("a change") };
         assert_eq!(document["foo"], json!({"bar": 1}));
         assert_eq!(document["webchatSettings"]["theme"], "classic");
         assert_eq!(document["webchatSettings"]["corsAllowedOrigins"], json!(["https://shop.example.com"]));
@@ -235,31 +263,47 @@ mod tests {
     #[test]
     fn changes_of_others_are_merged_or_a_conflict() {
         let base = standing();
-        let ours = wanted(&base, &patch(&channel()));
         let mut theirs = base.clone();
         theirs["foo"] = json!({"bar": 2});
-        let Plan::Send(document) = plan(&base, &ours, &theirs) else { panic!("a change") };
+        let Plan::Send(document) = plan(&base, &goal(), &theirs) else { panic!("a change") };
         assert_eq!((&document["foo"], &document["name"]), (&json!({"bar": 2}), &json!("Shop")));
         theirs["name"] = json!("Theirs");
-        assert_eq!(plan(&base, &ours, &theirs), Plan::Conflict(vec!["/name".to_owned()]));
+        assert_eq!(plan(&base, &goal(), &theirs), Plan::Conflict(vec!["/name".to_owned()]));
+    }
+
+    /// A member that already held what the job wants is the job's too: origins that somebody else replaced meanwhile
+    /// would be no success. A roll-back wants nothing of what the job did not change.
+    #[test]
+    fn named_members_that_held_before_are_not_given_up() {
+        let mut base = standing();
+        base["webchatSettings"]["corsAllowedOrigins"] = json!(["https://shop.example.com"]);
+        let mut theirs = base.clone();
+        theirs["webchatSettings"]["corsAllowedOrigins"] = json!(["https://theirs.example.com"]);
+        let clash = Plan::Conflict(vec!["/webchatSettings/corsAllowedOrigins".to_owned()]);
+        assert_eq!(plan(&base, &goal(), &theirs), clash);
+        let after = wanted(&base, &patch(&channel()));
+        let mut now = after.clone();
+        now["webchatSettings"]["corsAllowedOrigins"] = json!(["https://theirs.example.com"]);
+        let Plan::Send(document) = plan(&after, &Goal::PutBack(base), &now) else { panic!("a change") };
+        assert_eq!(document["webchatSettings"]["corsAllowedOrigins"], json!(["https://theirs.example.com"]));
+        assert_eq!(document["name"], "Old");
     }
 
     #[test]
     fn what_stands_there_is_not_written_again() {
-        let base = object(wanted(&standing(), &patch(&channel())));
-        assert_eq!(plan(&base, &wanted(&base, &patch(&channel())), &base), Plan::Nothing);
-        let old = standing();
-        assert_eq!(plan(&old, &wanted(&old, &patch(&channel())), &base), Plan::Nothing, "somebody did the same");
+        let base = wanted(&standing(), &patch(&channel()));
+        assert_eq!(plan(&base, &goal(), &base), Plan::Nothing);
+        assert_eq!(plan(&standing(), &goal(), &base), Plan::Nothing, "somebody did the same");
     }
 
     /// Covers row 142: putting back what was there keeps what others have changed since.
     #[test]
     fn a_roll_back_is_a_merge_too() {
         let before = standing();
-        let after = object(wanted(&before, &patch(&channel())));
+        let after = wanted(&before, &patch(&channel()));
         let mut now = after.clone();
         now["foo"] = json!({"bar": 3});
-        let Plan::Send(document) = plan(&after, &Value::Object(before.clone()), &now) else { panic!("a change") };
+        let Plan::Send(document) = plan(&after, &Goal::PutBack(before), &now) else { panic!("a change") };
         assert_eq!((&document["name"], &document["foo"]), (&json!("Old"), &json!({"bar": 3})));
     }
 }

@@ -6,12 +6,18 @@ use serde_json::Value;
 
 use super::settings::HandshakeSettings;
 use crate::{
-    api::channels::{Channels, health_webhook},
+    api::{
+        Exchange,
+        channels::{Channels, health_webhook},
+    },
     trail::Trail,
 };
 
 /// Members of a registration that are compared; platforms rewrite headers and never show secrets.
 const COMPARED: [&str; 5] = ["address", "enabled", "event", "method", "filter"];
+
+/// Most readings after a conflict that lead to another write; so there are at most four.
+const REREADS_MAX: u32 = 3;
 
 /// The registration that is wanted, checked before anything is sent.
 ///
@@ -48,22 +54,7 @@ pub(super) async fn ensure(
 ) -> Result<(), Failure> {
     let job = ctx.job().clone();
     ctx.step("health-webhook", |key| async move {
-        let name = wanted["name"].as_str().unwrap_or_default();
-        let (status, exchange) = match channels.webhook(name).await? {
-            Some(standing) => repair(channels, &standing, wanted, &key).await?,
-            None => match channels.register_webhook(wanted, &key).await {
-                Ok(exchange) => ("registered", Some(exchange)),
-                // Somebody was faster, or the listing did not show it yet.
-                Err(trouble) if trouble.is_conflict() => match channels.webhook(name).await? {
-                    Some(standing) => repair(channels, &standing, wanted, &key).await?,
-                    None => {
-                        let message = "the platform says that the webhook exists, but does not list it";
-                        return Err(Failure::transient("health_webhook_hidden", message).with_status(409));
-                    }
-                },
-                Err(trouble) => return Err(trouble.into()),
-            },
-        };
+        let (status, exchange) = settle(channels, wanted, &key).await?;
         let trail = Trail::new("handshake.webhook_ensured", &job, channel_id, "health-webhook", status);
         let trail = match &exchange {
             Some(exchange) => trail.exchange(exchange),
@@ -74,16 +65,60 @@ pub(super) async fn ensure(
     .await
 }
 
-async fn repair(
+/// Registers what is missing, repairs what says something else, and leaves the rest. Where somebody was faster, the
+/// registration is looked for again, and is a person's to decide where it was given another meaning meanwhile.
+async fn settle(
     channels: &Channels<'_>,
-    standing: &Value,
     wanted: &Value,
     key: &str,
-) -> Result<(&'static str, Option<crate::api::Exchange>), Failure> {
-    if says(standing, wanted) {
-        return Ok(("unchanged", None));
+) -> Result<(&'static str, Option<Exchange>), Failure> {
+    let name = wanted["name"].as_str().unwrap_or_default();
+    let mut standing = channels.webhook(name).await?;
+    let mut base = standing.clone();
+    let mut rereads = 0;
+    loop {
+        let (done, outcome) = match &standing {
+            Some(standing) if says(standing, wanted) => return Ok(("unchanged", None)),
+            Some(standing) => ("repaired", channels.repair_webhook(standing, wanted, &repair_key(key, standing)).await),
+            None => ("registered", channels.register_webhook(wanted, key).await),
+        };
+        match outcome {
+            Ok(exchange) => return Ok((done, Some(exchange))),
+            Err(trouble) if trouble.is_conflict() => {}
+            Err(trouble) => return Err(trouble.into()),
+        }
+        rereads += 1;
+        let now = channels.webhook(name).await?;
+        if standing.is_none() && now.is_none() {
+            let message = "the platform says that the webhook exists, but does not list it";
+            return Err(Failure::transient("health_webhook_hidden", message).with_status(409));
+        }
+        if rereads > REREADS_MAX || is_taken(base.as_ref(), now.as_ref(), wanted) {
+            return Err(Failure::Conflict { base: shown(base), ours: shown(Some(wanted.clone())), theirs: shown(now) });
+        }
+        base = base.or_else(|| now.clone());
+        standing = now;
     }
-    Ok(("repaired", Some(channels.repair_webhook(standing, wanted, key).await?)))
+}
+
+/// Whether a member that is compared has got a value that is neither the one first read nor the one wanted.
+fn is_taken(base: Option<&Value>, now: Option<&Value>, wanted: &Value) -> bool {
+    let (Some(base), Some(now)) = (base, now) else { return false };
+    COMPARED.iter().any(|member| now.get(member) != base.get(member) && now.get(member) != wanted.get(member))
+}
+
+/// A key for exactly this repair: upstreams refuse a key that comes with another body, and the body has the version.
+fn repair_key(key: &str, standing: &Value) -> String {
+    standing.get("version").and_then(Value::as_u64).map_or(key.to_owned(), |version| format!("{key}-{version}"))
+}
+
+/// A registration as it may be kept: without the secret that it hands over.
+fn shown(registration: Option<Value>) -> Value {
+    let mut registration = registration.unwrap_or_default();
+    if let Some(members) = registration.as_object_mut() {
+        members.remove("secret");
+    }
+    registration
 }
 
 fn says(standing: &Value, wanted: &Value) -> bool {
@@ -114,6 +149,21 @@ mod tests {
         assert!(says(&shown, &body));
         shown["address"] = "https://old.example.com".into();
         assert!(!says(&shown, &body));
+    }
+
+    /// Somebody who gives the registration another address meanwhile is asked first; who makes it what it should be, or
+    /// changes what nobody compares, is in nobody's way.
+    #[test]
+    fn changes_between_reading_and_repair_are_told_apart() {
+        let at = |address: &str| health_webhook("ch_1", "routing:conversation:analytic", address);
+        let (base, wanted, theirs) = (at("https://a.example"), at("https://b.example"), at("https://c.example"));
+        assert!(is_taken(Some(&base), Some(&theirs), &wanted));
+        assert!(!is_taken(Some(&base), Some(&wanted), &wanted));
+        let mut renumbered = base.clone();
+        renumbered["version"] = 7.into();
+        assert!(!is_taken(Some(&base), Some(&renumbered), &wanted));
+        assert!(!is_taken(None, Some(&theirs), &wanted), "it was not listed at first");
+        assert_eq!((repair_key("k", &base), repair_key("k", &renumbered)), ("k".to_owned(), "k-7".to_owned()));
     }
 
     /// Covers row 155: the address must be on the tenant's list, and there must be a secret.

@@ -126,11 +126,14 @@ impl From<ProbeError> for Failure {
 /// Every code that a probe can fail with.
 pub const CODES: &[&str] = &[
     "address_not_allowed",
+    "channel_without_url",
+    "invalid_payload",
     "origin_policy_not_enforced",
     "probe_closed_early",
     "probe_degraded",
     "probe_forbidden",
     "probe_not_found",
+    "probe_origin_missing",
     "probe_protocol",
     "probe_redirected",
     "probe_refused",
@@ -208,6 +211,9 @@ mod tests {
             })
             .collect();
         assert_eq!(codes.len(), classes.len());
+        for code in ["invalid_payload", "probe_origin_missing", "channel_without_url", "origin_policy_not_enforced"] {
+            assert_eq!(known_code(code), code, "what is found out before a socket is opened keeps its name too");
+        }
         assert_eq!(known_code("something_else"), "probe_failed");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::merge::{KeyedList, difference, overlay, three_way};
+use crate::merge::{KeyedList, difference, overlay, rebase};
 
 /// Listeners are one list on the wire; an event and an action name one of them.
 const LISTS: &[KeyedList] = &[KeyedList { pointer: "/eventListeners", key: &["eventType", "action"] }];
@@ -25,10 +25,9 @@ pub enum Plan {
 
 /// Decides what to write over `theirs` so that the sparse `patch`, meant for `base`, holds and nobody's change is lost.
 pub fn plan(base: &Value, patch: &Value, theirs: &Value) -> Plan {
-    let ours = wanted(base, patch);
-    match three_way(base, &ours, theirs, LISTS) {
+    match rebase(base, patch, theirs, LISTS) {
         Ok(merged) => difference(theirs, &merged).map_or(Plan::Nothing, Plan::Send),
-        Err(pointers) => Plan::Conflict { ours, pointers },
+        Err(pointers) => Plan::Conflict { ours: wanted(base, patch), pointers },
     }
 }
 
@@ -83,6 +82,16 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Covers row 37: a value that the job names and that stood there already is the job's too.
+    #[test]
+    fn foreign_changes_of_named_members_are_conflicts() {
+        let patch = json!({"theme": {"primaryColor": "#bbb", "widgetSize": "medium"}});
+        let mut theirs = document("#aaa", 1);
+        theirs["theme"]["widgetSize"] = json!("large");
+        let planned = plan(&document("#aaa", 1), &patch, &theirs);
+        assert!(matches!(planned, Plan::Conflict { pointers, .. } if pointers == ["/theme/widgetSize"]));
     }
 
     /// Covers row 32: what an earlier try has written is not written again.

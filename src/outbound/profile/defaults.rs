@@ -60,6 +60,7 @@ pub(super) const GENESYS: Defaults = Defaults {
     endpoints: &[
         ("channels", "/api/v2/webchat/channels"),
         ("channel", "/api/v2/webchat/channels/{channelId}"),
+        ("channel_publish", "/api/v2/webchat/channels/{channelId}/publish"),
         ("webhooks", "/api/v2/webhooks"),
         ("webhook", "/api/v2/webhooks/{webhookId}"),
         ("audit", "/api/v2/audits/query"),

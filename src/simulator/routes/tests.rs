@@ -10,6 +10,7 @@ fn paths_name_resources() {
             Route::WidgetPurge(id()),
             Class::CxoneWebchat,
         ),
+        ("/genesys/api/v2/webchat/channels/cfg_1/publish", Route::ChannelPublish(id()), Class::GenesysChannels),
         ("/crm/api/v1/threads/cfg_1", Route::Thread(id()), Class::CrmThreads),
         ("/threads/cfg_1", Route::Thread(id()), Class::CrmThreads),
         ("/genesys/oauth/token", Route::Token, Class::GenesysToken),

@@ -87,6 +87,99 @@ async fn a_2xx_counts_by_its_meaning() {
     assert_eq!(stage.event_types().await, ["profile.enriched", "profile.enrichment_confirmed"]);
 }
 
+/// Covers row 30: an attribute that is to be replaced proves nothing while its old value stands, under `KEEP_LATEST` too,
+/// and nor do the attributes prove the tags.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_value_confirms_nothing() {
+    let stage = Stage::new().await;
+    let known = json!({"attributes": {"tier": "silver"}, "tags": ["enriched_via_rest", "digital_engagement"]});
+    stage.write(Method::PATCH, "profiles", PROFILE, &known).await;
+    stage.fault(CLASS, "PATCH", json!({}), json!({"status": 202})).await;
+    let mut payload = enrich(PROFILE, "KEEP_LATEST", json!({"tier": "gold"}));
+    payload["tags"] = json!(["vip"]);
+    stage.enqueue(KIND, &[payload]).await;
+    let worker = stage.worker();
+    let arrived =
+        [json!({"attributes": {"tier": "gold"}}), json!({"tags": ["enriched_via_rest", "digital_engagement", "vip"]})];
+    for part in arrived {
+        let looks = stage.sent(CLASS, "GET").await.len();
+        eventually("the data is looked for", async || {
+            stage.spare_pauses().await;
+            stage.sent(CLASS, "GET").await.len() >= looks + 2
+        })
+        .await;
+        assert!(stage.told("profile.enrichment_confirmed").await.is_empty());
+        stage.write(Method::PATCH, "profiles", PROFILE, &part).await;
+    }
+    eventually("the job ends", async || {
+        stage.spare_pauses().await;
+        stage.database.unfinished().await == 0
+    })
+    .await;
+    worker.stop().await;
+    stage.all_done().await;
+    assert_eq!(stage.sent(CLASS, "PATCH").await.len(), 1);
+}
+
+/// Covers row 128: a write that was accepted for later sets off a de-duplication too; the reading that confirms it shows
+/// the survivor, and later jobs go there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_shows_the_survivor() {
+    let stage = Stage::new().await;
+    stage.done(KIND, &[enrich(OTHER, "OVERWRITE", json!({"email": "ann@example.com"}))]).await;
+    let later = json!({"status": 202, "commit": true, "body": {}});
+    stage.fault(CLASS, "PATCH", json!({"first": 1}), later).await;
+    stage.done(KIND, &[overwrite(json!({"email": "ann@example.com"}))]).await;
+    stage.done(KIND, &[overwrite(json!({"tier": "gold"}))]).await;
+    let last = stage.sent(CLASS, "PATCH").await.pop().expect("a write");
+    assert!(last["path"].as_str().is_some_and(|path| path.ends_with(OTHER)), "{last}");
+    let merged = &stage.told("profile.merged").await[0];
+    assert_eq!((&merged["resource_id"], &merged["survivor_profile_id"]), (&json!(PROFILE), &json!(OTHER)));
+}
+
+/// Covers row 111: what is written cannot become stale. The job waits for the data to show; that much time passes is made
+/// of a payload and a step that are older than they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_becomes_stale_until_it_is_written() {
+    let stage = Stage::with(Setup { kinds: "time_fields = [\"lastSeen\"]".to_owned(), ..Setup::default() }).await;
+    stage.fault(CLASS, "PATCH", json!({}), json!({"status": 202})).await;
+    let (now, old): (String, String) = sqlx::query_as(
+        "select to_json(clock_timestamp()) #>> '{}', to_json(clock_timestamp() - interval '40 days') #>> '{}'",
+    )
+    .fetch_one(stage.database.store.pool())
+    .await
+    .expect("two times");
+    let jobs = stage.enqueue(KIND, &[overwrite(json!({"lastSeen": now}))]).await;
+    let worker = stage.worker();
+    eventually("the data is looked for", async || !stage.sent(CLASS, "GET").await.is_empty()).await;
+    worker.stop().await;
+    let aged = sqlx::query(
+        "with payload as (
+             update backhaul.jobs set payload = jsonb_set(payload, '{attributes,lastSeen}', to_jsonb($2::text))
+             where id = $1)
+         update backhaul.steps set output = jsonb_set(output, '{checked_at}', to_jsonb($2::text))
+         where job_id = $1 and name = 'enrich' and state = 'done'",
+    );
+    let aged = aged.bind(jobs[0]).bind(&old).execute(stage.database.store.pool()).await.expect("aged");
+    assert_eq!(aged.rows_affected(), 1);
+    let arrived = json!({"attributes": {"lastSeen": old}, "tags": ["enriched_via_rest", "digital_engagement"]});
+    stage.write(Method::PATCH, "profiles", PROFILE, &arrived).await;
+    stage.work_at_once().await;
+    stage.all_done().await;
+    assert_eq!(stage.event_types().await, ["profile.enriched", "profile.enrichment_confirmed"]);
+}
+
+/// Covers row 118: the source's name is free text, and what the policy masks is masked in it before it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sources_name_is_masked_too() {
+    let kinds = "[kinds.enrichment.personal_data]\nEMAIL = \"mask\"".to_owned();
+    let stage = Stage::with(Setup { kinds, ..Setup::default() }).await;
+    let mut payload = overwrite(json!({"tier": "gold"}));
+    payload["sourceSystem"] = json!("export of ann@example.com");
+    stage.done(KIND, &[payload]).await;
+    assert_eq!(stage.sent(CLASS, "PATCH").await[0]["body"]["sourceSystem"], "export of [EMAIL]");
+}
+
 /// Covers row 31: 200 with another result than SUCCESS is no success.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partial_merge_is_no_success() {
@@ -186,6 +279,24 @@ async fn a_refused_precondition_is_read_again() {
     stage.fault(CLASS, "PATCH", json!({"first": 1}), json!({"status": 412})).await;
     stage.done(KIND, &[enrich(PROFILE, "APPEND", json!({"orders": [1]}))]).await;
     assert_eq!(stage.exchanges(CLASS).await, ["GET 200", "PATCH 412", "GET 200", "PATCH 200"]);
+}
+
+/// Covers row 125: where others are faster four times, the job is a person's to decide. Its dead letter shows what the job
+/// names, and nothing else of the profile.
+#[tokio::test(flavor = "multi_thread")]
+async fn four_refused_writes_are_a_conflict() {
+    let stage = Stage::with(Setup { simulator: Some(json!({"profile_etags": true})), ..Setup::default() }).await;
+    let known = json!({"attributes": {"orders": [0], "phone": "+15550001001"}, "tags": []});
+    stage.write(Method::PATCH, "profiles", PROFILE, &known).await;
+    stage.fault(CLASS, "PATCH", json!({}), json!({"status": 412})).await;
+    let jobs = stage.run(KIND, &[enrich(PROFILE, "APPEND", json!({"orders": [1]}))]).await;
+    assert_eq!(stage.dead().await[&jobs[0]], "conflict");
+    assert_eq!(stage.exchanges(CLASS).await, ["GET 200", "PATCH 412"].repeat(4));
+    let conflict: Vec<(Value,)> = stage.database.rows("select conflict from backhaul.dead_letters").await;
+    let standing = json!({"attributes": {"orders": [0]}, "tags": []});
+    let ours = json!({"attributes": {"orders": [1]}, "tags": ["enriched_via_rest", "digital_engagement"]});
+    assert_eq!(conflict[0].0, json!({"base": standing, "ours": ours, "theirs": standing}));
+    assert_eq!(stage.event_types().await, ["profile.enrichment_failed"]);
 }
 
 /// Covers row 127: what is older at its source changes nothing, whenever it arrives.

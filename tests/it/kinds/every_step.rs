@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use self::cases::{
-    ADVANCE, ASYNC_AUDIT, CREATE, CRM_SYNC, Case, DELIVER, ENRICHMENT, ENRICHMENT_LATER, HANDSHAKE, NOTE, RECONCILE,
-    ROLLBACK, WIDGET_LATER, WIDGET_PATCH,
+    ADVANCE, ASYNC_AUDIT, CREATE, CRM_SYNC, Case, DELIVER, ENRICHMENT, ENRICHMENT_LATER, HANDSHAKE, NOTE, PUBLISH,
+    RECONCILE, ROLLBACK, WIDGET_LATER, WIDGET_PATCH,
 };
 use super::{
     doors::{self, Doors},
@@ -366,4 +366,15 @@ async fn rollback_killed_at_every_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rollback_repeated() {
     repeated(ROLLBACK).await;
+}
+
+/// The same where a draft is edited: both states are published, each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_killed_at_every_row() {
+    killed_at_every_row(PUBLISH).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_repeated() {
+    repeated(PUBLISH).await;
 }

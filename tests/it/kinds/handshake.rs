@@ -68,6 +68,18 @@ async fn changes_of_the_same_member_are_for_a_person() {
     assert_eq!(told["error"]["class"], "conflict");
 }
 
+/// Covers row 151, row 37 for channels: the job wants the channel to stay enabled, as it was read. Somebody who disables
+/// it meanwhile is not overruled, and the job does not report a success that does not hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_member_that_should_stay_are_for_a_person() {
+    let stage = Stage::new().await;
+    let job = between_read_and_put(&stage, &json!({"enabled": false})).await;
+    assert_eq!(stage.dead().await[&job], "conflict");
+    assert_eq!(stage.document("channels", "ch_1").await["enabled"], false);
+    assert_eq!(stage.sent(CLASS, "PUT").await.len(), 1);
+    assert_eq!(stage.event_types().await, ["handshake.apply_failed"]);
+}
+
 /// Covers row 142: the probe fails for good after the channel was applied; the old members come back, once, and what
 /// somebody else changed in between stays.
 #[tokio::test(flavor = "multi_thread")]
@@ -92,6 +104,54 @@ async fn a_roll_back_keeps_changes_of_others() {
     assert_eq!(channel["webchatSettings"]["webchatUrl"], "https://chat.example.com");
     assert_eq!(stage.sent(CLASS, "PUT").await.len(), 2);
     assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.rolled_back", "handshake.probe_failed"]);
+}
+
+/// Covers row 142: the tries of the write are not the probe's. After three refused writes and a fourth that arrived, one
+/// probe that fails for now puts nothing back and is told as no end.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_failed_probe_after_a_hard_write_puts_nothing_back() {
+    let stage = Stage::with(Setup { probe: "rollback = true".to_owned(), ..Setup::default() }).await;
+    stage.fault(CLASS, "PUT", json!({"first": 3}), json!({"status": 503})).await;
+    // A socket's request carries no token, so its tenant is known by its path alone.
+    let rule = json!({"name": stage.tenant, "match": {"class": "socket", "path_contains": stage.tenant},
+        "when": {"first": 1}, "then": {"status": 503}});
+    stage.control(Method::POST, "faults", &rule).await;
+    let mut payload = apply("Web shop");
+    payload["mode"] = json!("apply_and_probe");
+    payload["channel"]["webchatUrl"] = json!(format!("{}/{}", stage.tls().await, stage.tenant));
+    stage.done(KIND, &[payload]).await;
+    assert_eq!(stage.sent(CLASS, "PUT").await.len(), 4);
+    assert_eq!(stage.document("channels", "ch_1").await["name"], "Web shop");
+    assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.probed", "handshake.origin_policy_checked"]);
+}
+
+/// Where the platform edits drafts, what is written goes live by a call of its own, before the socket is opened. A refused
+/// one leaves the channel written, and the replay publishes it without another PUT.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_is_published() {
+    let kinds = "[kinds.handshake]\npublish = true\n".to_owned();
+    let stage = Stage::with(Setup { kinds, ..Setup::default() }).await;
+    let publishing = json!({"class": CLASS, "path_contains": "/publish"});
+    stage.fault_where(publishing, json!({"first": 1}), json!({"status": 404})).await;
+    let mut payload = apply("Web shop");
+    payload["mode"] = json!("apply_and_probe");
+    payload["channel"]["webchatUrl"] = json!(stage.tls().await);
+    let jobs = stage.run(KIND, &[payload.clone()]).await;
+    assert_eq!(stage.dead().await[&jobs[0]], "channel_publish_refused");
+    assert_eq!(stage.event_types().await, ["handshake.applied", "handshake.publish_failed"]);
+    sqlx::query("select backhaul.dead_replay($1, 'u1', 'again')")
+        .bind(jobs[0])
+        .execute(stage.database.store.pool())
+        .await
+        .expect("replays");
+    stage.work_at_once().await;
+    stage.done(KIND, &[payload]).await;
+    assert_eq!(
+        stage.exchanges(CLASS).await,
+        ["GET 200", "PUT 200", "POST 404", "POST 200", "GET 200", "POST 200"],
+        "the second job has nothing to write, and publishes what another may have left a draft"
+    );
+    assert_eq!(stage.told("handshake.published").await.len(), 2);
 }
 
 /// Covers row 142: without the switch the change stays, and the failed probe is told.
@@ -191,6 +251,30 @@ async fn a_webhook_on_a_later_page_is_found() {
         stage.done(KIND, &[update(channel, n)]).await;
     }
     assert_eq!(stage.sent(HOOKS, "POST").await.len(), 3);
+}
+
+/// Covers row 154: a repair that somebody else's write refuses looks again and repairs what stands there now, four times
+/// in all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_repair_looks_again() {
+    let stage = Stage::new().await;
+    let update = |address: &str| {
+        let mut payload = apply("Web shop");
+        payload["healthCallbackUrl"] = json!(address);
+        payload
+    };
+    stage.done(KIND, &[update("https://hooks.example.com/health")]).await;
+    stage.fault(HOOKS, "PUT", json!({"first": 1}), json!({"status": 409})).await;
+    stage.done(KIND, &[update("https://hooks.example.com/moved")]).await;
+    let exchanges = stage.exchanges(HOOKS).await;
+    assert_eq!(exchanges[2..], ["GET 200", "PUT 409", "GET 200", "PUT 200"]);
+    stage.fault(HOOKS, "PUT", json!({}), json!({"status": 409})).await;
+    let jobs = stage.run(KIND, &[update("https://hooks.example.com/elsewhere")]).await;
+    assert_eq!(stage.dead().await[&jobs[0]], "conflict");
+    assert_eq!(stage.sent(HOOKS, "PUT").await.len(), 2 + 4);
+    let conflict: Vec<(Value,)> = stage.database.rows("select conflict from backhaul.dead_letters").await;
+    assert_eq!(conflict[0].0["theirs"]["address"], "https://hooks.example.com/moved");
+    assert_eq!(conflict[0].0["ours"].get("secret"), None, "no dead letter holds a secret");
 }
 
 /// Covers row 156: 429 on the webhook call is waited for; nothing before it is repeated.

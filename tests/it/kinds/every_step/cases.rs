@@ -162,6 +162,17 @@ pub(super) const ADVANCE: Case =
 /// A newer version has been there before: it is noted and that is all.
 pub(super) const NOTE: Case = Case { before: Some(|stage, n, id, tls| versioned(stage, n, id, tls, 2)), ..CRM_SYNC };
 
+/// The platform edits drafts: what is written is published, and published again once it is put back.
+pub(super) const PUBLISH: Case = Case {
+    kinds: "[kinds.handshake]\npublish = true\n",
+    calls: &[
+        ("genesys/channels", "GET", false),
+        ("genesys/channels", "PUT", false),
+        ("genesys/channels", "POST", false),
+    ],
+    ..ROLLBACK
+};
+
 /// The socket lets everybody in, so the old channel is put back.
 pub(super) const ROLLBACK: Case = Case {
     payload: |stage, n, id, tls| (HANDSHAKE.payload)(stage, n, id, &format!("{tls}/any-origin")),
