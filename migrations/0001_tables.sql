@@ -72,6 +72,8 @@ create table backhaul.cursors (
     served_at timestamptz not null default now(),
     primary key (lane, priority)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+-- By priority first, so that no other index serves the order in which claims ask for them.
+create index cursors_awake on backhaul.cursors (priority, lane) where awake;
 
 -- One sequence numbers ids and places alike, so that a first place is an id and sorts with it.
 create sequence backhaul.job_seq;

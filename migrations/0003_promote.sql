@@ -98,7 +98,8 @@ begin
     order by 1, 2, 3
     on conflict do nothing;
     -- The fair share of a lane that wakes starts at the others' present, so that rest earns no arrears.
-    select coalesce(min(c.pass), 0) into v_start from backhaul.cursors c where c.awake;
+    select coalesce(min(c.pass), 0) into v_start
+    from (select a.pass from backhaul.cursors a where a.awake order by a.priority, a.lane offset 0) c;
     insert into backhaul.cursors as x (lane, priority, pass, served_at)
     select distinct l.id, j.priority, v_start, now()
     from (select distinct o.kind, o.version, o.tenant, o.priority from backhaul.jobs o where o.id = any (v_ids)) j
@@ -142,11 +143,10 @@ begin
         select min(r.ready_at) from (
             select greatest(b.blocked_until, b.refilled_at + make_interval(secs =>
                 (greatest(1, backhaul.bucket_rate(b.per_minute) * 0.05) - b.tokens) / backhaul.bucket_rate(b.per_minute)))
-            from backhaul.cursors x
+            from (select a.lane from backhaul.cursors a where a.awake order by a.priority, a.lane offset 0) x
             join backhaul.lanes l on l.id = x.lane
             join backhaul.kinds k on k.kind = l.kind and k.version = l.version
-            join backhaul.buckets b on b.tenant = l.tenant and b.name = k.pacing[1]
-            where x.awake) r (ready_at)
+            join backhaul.buckets b on b.tenant = l.tenant and b.name = k.pacing[1]) r (ready_at)
         where r.ready_at > clock_timestamp()
     ) u (d));
 end $$;

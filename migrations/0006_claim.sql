@@ -163,7 +163,7 @@ begin
                    exists (select from backhaul.caps p where p.kind = l.kind and p.tenant in (l.tenant, '*')) as capped,
                    x.priority - least(x.priority,
                        floor(extract(epoch from clock_timestamp() - x.served_at) / 30))::integer as rank
-            from backhaul.cursors x
+            from (select a.* from backhaul.cursors a where a.awake order by a.priority, a.lane offset 0) x
             cross join lateral (select n.* from backhaul.lanes n
                                 where n.id between x.lane and x.lane order by n.id limit 1) l
             join backhaul.kinds k on k.kind = l.kind and k.version = l.version
@@ -171,7 +171,7 @@ begin
             cross join lateral (select from backhaul.jobs j
                                 where j.lane = x.lane and j.priority = x.priority and j.seq > x.position
                                 order by j.seq limit 1) work
-            where x.awake and (l.kind || '@' || l.version) = any (p_kinds)
+            where (l.kind || '@' || l.version) = any (p_kinds)
               and not exists (select from backhaul.buckets o
                               where o.tenant = l.tenant and o.name = any (k.pacing) and o.blocked_until > clock_timestamp())
               and not exists (select from backhaul.pauses p where p.kind in (l.kind, '*') and p.tenant in (l.tenant, '*'))

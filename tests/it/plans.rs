@@ -39,6 +39,25 @@ struct Bench {
 }
 
 impl Bench {
+    async fn new(db: &Database) -> Self {
+        let worker = Uuid::new_v4();
+        sqlx::query("select backhaul.register_worker($1, 'test', 1, 'test', array['toy@1'], 1)")
+            .bind(worker)
+            .execute(db.store.pool())
+            .await
+            .expect("registers");
+        Self { connection: db.store.pool().acquire().await.expect("connects"), worker }
+    }
+
+    /// One value, over the connection whose plans are looked at.
+    async fn one<T>(&mut self, sql: &'static str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        sqlx::query("select pg_stat_force_next_flush()").execute(&mut *self.connection).await.expect("flushes");
+        sqlx::query_scalar(sql).fetch_one(&mut *self.connection).await.expect(sql)
+    }
+
     async fn claim(&mut self, want: i32) -> (Vec<i64>, Vec<i64>) {
         let rows: Vec<(i64, i64)> = sqlx::query_as(
             "select id, lease from backhaul.claim($1, array['toy@1'], $2, clock_timestamp() - interval '1 second')",
@@ -106,15 +125,38 @@ async fn backlog(db: &Database) {
     }
 }
 
+/// Tenants without work cost nobody anything: neither a claim nor the look for what is due next passes over their
+/// cursors, also where the session planned while there were none.
+#[tokio::test(flavor = "multi_thread")]
+async fn sleeping_cursors_are_not_passed_over() {
+    let db = database().await;
+    let mut bench = Bench::new(&db).await;
+    let cursors = "select sum(idx_tup_read)::bigint + sum(seq_tup_read)::bigint from pg_stat_user_tables t
+        join pg_stat_user_indexes i using (relid) where t.schemaname = 'backhaul' and t.relname = 'cursors'";
+    for round in 0..3 {
+        let before: i64 = bench.one(cursors).await;
+        db.toys(&[Toy::new(round)]).await;
+        let (ids, leases) = bench.claim(5).await;
+        assert_eq!(ids.len(), 1);
+        bench.settle(&ids, &leases).await;
+        assert_eq!(bench.claim(5).await.0, [0_i64; 0]);
+        let _: Option<chrono::DateTime<chrono::Utc>> = bench.one("select backhaul.next_due()").await;
+        let read = bench.one::<i64>(cursors).await - before;
+        assert!(read <= 50, "{read} cursors were read in round {round}");
+        db.run(
+            "insert into backhaul.lanes (kind, version, tenant) select 'toy', 1, 'idle-' || n from generate_series(1, 3000) n
+             on conflict do nothing;
+             insert into backhaul.cursors (lane, priority, awake, settled)
+             select id, 2, false, true from backhaul.lanes where tenant <> 'default' on conflict do nothing",
+        )
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_and_settles_read_what_they_take() {
     let db = database().await;
-    let mut bench = Bench { connection: db.store.pool().acquire().await.expect("connects"), worker: Uuid::new_v4() };
-    sqlx::query("select backhaul.register_worker($1, 'test', 1, 'test', array['toy@1'], 1)")
-        .bind(bench.worker)
-        .execute(db.store.pool())
-        .await
-        .expect("registers");
+    let mut bench = Bench::new(&db).await;
     // The trap: the session plans its statements while the table is nearly empty, and nobody looks at it again.
     db.run("alter table backhaul.jobs set (autovacuum_enabled = off)").await;
     for n in 0..8 {
