@@ -85,6 +85,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
             get(document).put(put_document).patch(patch_document).delete(delete_document),
         )
         .route("/_sim/generate", post(generate::generate))
+        .route("/simulator/generate", post(generate::generate_one))
 }
 
 async fn health(State(app): Shared) -> Json<Value> {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, Uri},
 };
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -25,6 +25,7 @@ const LISTED_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     /// Where to post: `http://`, a loopback host (or one that the simulator was started with), port and path.
+    #[serde(default = "receiver")]
     url: String,
     #[serde(default)]
     channel: Channel,
@@ -85,6 +86,11 @@ fn one() -> u32 {
     1
 }
 
+/// A receiver of one tenant at its default address.
+fn receiver() -> String {
+    "http://127.0.0.1:3000/webhooks/cxone".to_owned()
+}
+
 fn default_signature_header() -> String {
     "X-CXone-Signature".to_owned()
 }
@@ -98,7 +104,24 @@ pub(crate) async fn generate(
     State(app): State<Arc<App>>,
     Json(body): Json<Value>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let mut order: Order = serde_json::from_value(body)?;
+    let (delivered, failed, deliveries) = carry_out(&app, serde_json::from_value(body)?).await?;
+    let status = if delivered == 0 { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
+    Ok((status, Json(json!({"delivered": delivered, "failed": failed, "deliveries": deliveries}))))
+}
+
+/// `POST /simulator/generate?channel=voice`: one event, with the order's other members as parameters too. Answers 200
+/// `{status: delivered, payloadId, ...}`, or 500 `{status: failed, error, ...}`.
+pub(crate) async fn generate_one(
+    State(app): State<Arc<App>>,
+    Query(order): Query<Order>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let (delivered, _, mut deliveries) = carry_out(&app, Order { count: 1, ..order }).await?;
+    let status = if delivered == 1 { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    Ok((status, Json(deliveries.pop().unwrap_or_default())))
+}
+
+/// Posts what was ordered: how many were delivered and not, and what became of the first ones.
+async fn carry_out(app: &App, mut order: Order) -> Result<(u32, u32, Vec<Value>), Problem> {
     if !(1..=COUNT_MAX).contains(&order.count) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, format!("count is 1 to {COUNT_MAX}")));
     }
@@ -111,9 +134,9 @@ pub(crate) async fn generate(
     let target = target(&order.url, &app.options.post_hosts)?;
     let (mut delivered, mut failed, mut deliveries) = (0_u32, 0_u32, Vec::new());
     for _ in 0..order.count {
-        let (payload_id, event) = event(&app, &order);
+        let (payload_id, event) = event(app, &order);
         let raw = event.to_string();
-        let headers = headers(&app, &order, &raw)?;
+        let headers = headers(app, &order, &raw)?;
         let outcome = match post(&target, &headers, raw.as_bytes()).await {
             Ok((status, answer)) if (200..300).contains(&status) => {
                 delivered += 1;
@@ -132,8 +155,7 @@ pub(crate) async fn generate(
             deliveries.push(outcome);
         }
     }
-    let status = if delivered == 0 { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
-    Ok((status, Json(json!({"delivered": delivered, "failed": failed, "deliveries": deliveries}))))
+    Ok((delivered, failed, deliveries))
 }
 
 /// Only loopback and named hosts: the control plane must not become a way to post to just any address.

@@ -103,6 +103,22 @@ async fn events_are_generated_signed_and_delivered() {
     assert_eq!(rig.control(Method::POST, "/_sim/generate", &order).await.0, 400);
 }
 
+/// The short form: one event, by parameters.
+#[tokio::test]
+async fn one_event_is_generated_by_its_channel() {
+    let rig = rig().await;
+    let generate =
+        async |more: &str| rig.control(Method::POST, &format!("/simulator/generate?{more}"), &json!({})).await;
+    let (status, answer) = generate(&format!("channel=sms&secret=s&url={}", rig.url("/callbacks/one"))).await;
+    assert_eq!((status, &answer["status"]), (200, &json!("delivered")), "{answer}");
+    assert!(answer["payloadId"].as_str().is_some_and(|id| id.starts_with("sim-")), "{answer}");
+    let (_, listed) = rig.get("/_sim/callbacks?path=one").await;
+    assert!(listed["callbacks"][0]["headers"]["x-cxone-signature"].is_string(), "{listed}");
+    let (status, answer) = generate(&format!("url={}", rig.url("/nowhere"))).await;
+    assert_eq!((status, &answer["status"]), (500, &json!("failed")), "{answer}");
+    assert_eq!(generate("channel=fax").await.0, 400);
+}
+
 /// What row 178 needs of the other side: racing repeats of one request have one effect.
 #[tokio::test]
 async fn racing_repeats_have_one_effect() {
