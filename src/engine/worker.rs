@@ -321,8 +321,6 @@ impl Claims<'_> {
         let claimed = self.claim(free).await?;
         if !claimed.is_empty() {
             self.hand_out(claimed);
-            // Their attempts begin before the next claim takes the core.
-            tokio::task::yield_now().await;
             return self.bell.busy().await;
         }
         if let Some(pause) = self.bell.linger(self.signals.workers.load(Ordering::Relaxed)) {
