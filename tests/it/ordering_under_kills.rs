@@ -32,6 +32,7 @@ async fn a_long_key_keeps_its_order_and_holds_nobody_up() {
         let worker = workers.remove(0);
         let id = worker.id();
         worker.kill(&ledger);
+        db.has_seen_go(id).await;
         db.give_up_process(id).await;
         workers.push(ToyProcess::start(&db.url, &ledger, 16));
     }

@@ -138,15 +138,14 @@ impl Stage {
         worker.stop().await;
     }
 
-    /// Ends every pause: of jobs that back off, and of buckets that a Retry-After has closed.
+    /// Ends every pause: of jobs that back off, and then of buckets that a Retry-After has closed. The other way round a
+    /// bucket could close in between, and one of the jobs would meet it closed.
     pub(super) async fn spare_pauses(&self) {
         self.database
             .run(
-                "update backhaul.buckets b set blocked_until = null, probing = false
-                 where (b.tenant, b.name) in (select c.tenant, c.name from backhaul.buckets c
-                     where c.blocked_until is not null for update skip locked);
-                 update backhaul.jobs j set due_at = clock_timestamp()
+                "update backhaul.jobs j set due_at = clock_timestamp()
                  where j.id in (select d.id from backhaul.jobs d where d.due_at > clock_timestamp() for update skip locked);
+                 update backhaul.buckets b set blocked_until = null, probing = false where b.blocked_until is not null;
                  select pg_notify('backhaul', '')",
             )
             .await;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Database, PATIENCE, Process, Toy, ToyEnv, Worker, scratch};
+use super::{Database, PATIENCE, Process, Toy, ToyEnv, Worker, eventually, scratch};
 
 /// Where a process finds out how it is to work.
 const HOW: &str = "BACKHAUL_TOY_PROCESS";
@@ -205,6 +205,19 @@ impl Database {
             .expect("gives up");
     }
 
+    /// Waits until the server has seen a killed process go: a claim that was on its way would still be carried out, and
+    /// its jobs would be with a worker that nobody knows.
+    pub(crate) async fn has_seen_go(&self, id: u32) {
+        eventually("the server has seen the process go", async || {
+            sqlx::query_scalar("select not exists (select from pg_stat_activity where application_name = $1)")
+                .bind(name_of(id))
+                .fetch_one(self.store.pool())
+                .await
+                .expect("looks")
+        })
+        .await;
+    }
+
     /// Whether a worker of the process is registered.
     pub(crate) async fn knows_process(&self, id: u32) -> bool {
         sqlx::query_scalar("select exists (select from backhaul.workers where pid = $1)")
@@ -222,6 +235,11 @@ impl Database {
         let ended: BTreeSet<i64> = ends.iter().map(|(id, _)| *id).collect();
         assert_eq!(ended, ids.iter().copied().collect(), "these ended, and those should have");
     }
+}
+
+/// Who a process is among the server's connections.
+fn name_of(process: u32) -> String {
+    format!("toys-{process}")
 }
 
 /// What a process of this binary does that was started by [`ToyProcess`]: a worker until its standard input ends, which
@@ -245,7 +263,9 @@ fn body() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async move {
         tokio::spawn(watch(how.gate, env.clone()));
-        let store = Store::connect(&how.url, 10, false).await.expect("connects");
+        let mut url = url::Url::parse(&how.url).expect("a URL");
+        url.query_pairs_mut().append_pair("application_name", &name_of(std::process::id()));
+        let store = Store::connect(url.as_str(), 10, false).await.expect("connects");
         let registry = move || {
             let mut registry = Registry::new();
             registry.add::<Toy>(env.clone());
