@@ -36,8 +36,8 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
             jsonb_build_object('job_id', p_job, 'kind', p_kind, 'tenant', p_tenant)), 'UTF8'))
 $$;
 
--- Keeps two partitions of events ahead. Waits for no lock that would hold up those who write events behind it: it has
--- ten million events' time to try again.
+-- Keeps two partitions of events ahead. Waits 200 ms at most for a lock, because those who write events queue behind it;
+-- it has ten million events' time to try again.
 create function backhaul.add_partitions(p_every interval) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -70,7 +70,7 @@ begin
 end $$;
 
 -- Drops the partitions of events that are older than the retention, with their seals, but never one that an enabled
--- sink still needs or that is not sealed to its end. Waits for no lock (see add_partitions). Returns how many seals and
+-- sink still needs or that is not sealed to its end. Waits as briefly as add_partitions. Returns how many seals and
 -- partitions are gone; more than `p_limit` seals are left for the next calls, and their partition with them.
 create function backhaul.drop_partitions(p_every interval, p_retention interval, p_limit integer) returns integer
 language plpgsql security definer
