@@ -22,7 +22,7 @@ end $$;
 
 -- What is wrong with the arguments of one job, or null. One function, so that enqueue and enqueue_many agree.
 create function backhaul.job_problem(
-    k backhaul.kinds, kind text, payload jsonb, tenant text, idempotency_key text, priority text,
+    bytes_max integer, kind text, payload jsonb, tenant text, idempotency_key text, priority text,
     run_at timestamptz, ordering_key text, max_attempts integer, deadline timestamptz, traceparent text, version integer
 ) returns text
 language plpgsql stable
@@ -35,7 +35,7 @@ begin
         return 'invalid_argument: kind is missing';
     elsif version is null or version not between 1 and 9999 then
         return 'invalid_argument: version must be 1 to 9999';
-    elsif k.kind is null then
+    elsif bytes_max is null then
         return 'unknown_kind: ' || left(kind, 64) || ' version ' || version;
     elsif payload is null then
         return 'payload_not_object: payload is missing';
@@ -61,8 +61,8 @@ begin
         return 'invalid_argument: traceparent must be a W3C trace context';
     end if;
     v_bytes := octet_length(payload::text);
-    if v_bytes > k.payload_bytes_max then
-        return 'payload_too_large: ' || v_bytes || ' bytes, at most ' || k.payload_bytes_max;
+    if v_bytes > bytes_max then
+        return 'payload_too_large: ' || v_bytes || ' bytes, at most ' || bytes_max;
     end if;
     return null;
 end $$;
@@ -73,7 +73,7 @@ create function backhaul.row_problem(e jsonb) returns text
 language plpgsql stable
 as $$
 declare
-    k backhaul.kinds;
+    v_bytes_max integer;
     v_unknown text;
     v_version integer;
     v_run_at timestamptz;
@@ -103,8 +103,8 @@ begin
     end if;
     v_version := case when e ->> 'version' is null then 1
                       when e ->> 'version' ~ '^[0-9]{1,4}$' then (e ->> 'version')::integer end;
-    select x.* into k from backhaul.kinds x where x.kind = e ->> 'kind' and x.version = v_version;
-    return backhaul.job_problem(k, e ->> 'kind', e -> 'payload',
+    select x.payload_bytes_max into v_bytes_max from backhaul.kinds x where x.kind = e ->> 'kind' and x.version = v_version;
+    return backhaul.job_problem(v_bytes_max, e ->> 'kind', e -> 'payload',
         case when e ? 'tenant' then e ->> 'tenant' else 'default' end, e ->> 'idempotency_key',
         coalesce(e ->> 'priority', 'normal'), v_run_at, e ->> 'ordering_key', (e ->> 'max_attempts')::integer, v_deadline,
         e ->> 'traceparent', v_version);
@@ -278,21 +278,32 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    k backhaul.kinds;
+    -- Before the look-up below takes its snapshot (see enqueue_many). An assignment, because a call by `perform` is
+    -- a statement of its own, and what one job costs is the number of its statements.
+    v_xid xid8 := pg_current_xact_id();
+    v_rank smallint := backhaul.priority_rank(enqueue.priority);
+    v_now timestamptz := clock_timestamp();
+    k record;
     v_problem text;
     v_id bigint;
     v_first bigint;
     v_hash bytea;
     v_stored bytea;
-    v_lane integer;
-    v_awake boolean;
     v_direct boolean;
-    v_rank smallint := backhaul.priority_rank(enqueue.priority);
 begin
-    select x.* into k from backhaul.kinds x where x.kind = enqueue.kind and x.version = enqueue.version;
-    v_problem := backhaul.job_problem(k, enqueue.kind, enqueue.payload, enqueue.tenant, enqueue.idempotency_key,
-        enqueue.priority, enqueue.run_at, enqueue.ordering_key, enqueue.max_attempts, enqueue.deadline,
-        enqueue.traceparent, enqueue.version);
+    -- The kind, and where its jobs of this tenant and priority go. The lane's range and its order leave the planner
+    -- only the unique index (see 0003_promote.sql).
+    select x.payload_bytes_max, x.max_attempts, x.deadline, x.idempotency_window, x.ordering_paths, l.id as lane, c.awake
+    into k
+    from backhaul.kinds x
+    left join lateral (select n.id from backhaul.lanes n
+                       where n.kind = x.kind and n.version = x.version and n.tenant between enqueue.tenant and enqueue.tenant
+                       order by n.tenant limit 1) l on true
+    left join backhaul.cursors c on c.lane = l.id and c.priority = v_rank
+    where x.kind = enqueue.kind and x.version = enqueue.version;
+    v_problem := backhaul.job_problem(k.payload_bytes_max, enqueue.kind, enqueue.payload, enqueue.tenant,
+        enqueue.idempotency_key, enqueue.priority, enqueue.run_at, enqueue.ordering_key, enqueue.max_attempts,
+        enqueue.deadline, enqueue.traceparent, enqueue.version);
     if v_problem is not null then
         raise exception '%', v_problem using
             errcode = case split_part(v_problem, ':', 1) when 'unknown_kind' then 'BH001'
@@ -303,7 +314,6 @@ begin
                 when 'payload_too_large' then 'store the bulk elsewhere and send a reference'
                 else 'see docs/guide/enqueue.md for the arguments' end;
     end if;
-    perform pg_current_xact_id();
     v_id := nextval('backhaul.job_seq');
     if enqueue.idempotency_key is not null then
         v_hash := sha256(convert_to(enqueue.payload::text, 'UTF8'));
@@ -326,22 +336,17 @@ begin
             return;
         end if;
     end if;
-    if current_setting('transaction_isolation') = 'read committed' then
-        select l.id, c.awake into v_lane, v_awake from backhaul.lanes l
-        join backhaul.cursors c on c.lane = l.id and c.priority = v_rank
-        where l.kind = enqueue.kind and l.version = enqueue.version
-          and l.tenant between enqueue.tenant and enqueue.tenant
-        order by l.tenant limit 1;
-    end if;
-    v_direct := coalesce(v_awake, false) and (enqueue.run_at is null or enqueue.run_at <= clock_timestamp());
+    -- In a stricter isolation the cursor may have fallen asleep since the snapshot: promotion places the job.
+    v_direct := coalesce(k.awake, false) and (enqueue.run_at is null or enqueue.run_at <= v_now)
+        and current_setting('transaction_isolation') = 'read committed';
     insert into backhaul.jobs (id, lane, priority, version, max_attempts, seq, due_at, deadline_at, kind, tenant,
                                ordering_key, idempotency_key, traceparent, payload)
-    values (v_id, v_lane, v_rank, enqueue.version, coalesce(enqueue.max_attempts, k.max_attempts),
+    values (v_id, k.lane, v_rank, enqueue.version, coalesce(enqueue.max_attempts, k.max_attempts),
             case when v_direct then v_id end,
             case when not v_direct then coalesce(enqueue.run_at, clock_timestamp()) end,
             coalesce(enqueue.deadline, greatest(enqueue.run_at, clock_timestamp()) + k.deadline),
             enqueue.kind, enqueue.tenant, coalesce(enqueue.ordering_key, backhaul.derived_key(
-                k.kind, string_to_array(k.ordering_paths[1], '.'), string_to_array(k.ordering_paths[2], '.'), enqueue.payload)),
+                enqueue.kind, string_to_array(k.ordering_paths[1], '.'), string_to_array(k.ordering_paths[2], '.'), enqueue.payload)),
             enqueue.idempotency_key, enqueue.traceparent, enqueue.payload);
     job_id := v_id;
     outcome := 'inserted';

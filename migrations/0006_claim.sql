@@ -277,8 +277,8 @@ begin
         where b.tenant = e.tenant and b.name = e.paid;
     end if;
     return query
-    select u.lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
-           j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, u.paid,
+    select u.lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts::smallint, j.rescues, j.replays,
+           j.deadline_at::timestamptz, j.enqueued_at::timestamptz, j.enqueued_by, j.ordering_key, j.traceparent, u.paid,
            -- Still at its first place: nobody has run it, so it has no steps.
            j.seq = j.id,
            exists (select from backhaul.buckets b where b.tenant = j.tenant and b.name = u.paid and b.probing),
@@ -349,8 +349,8 @@ begin
     insert into backhaul.leases (worker, lane, priority, seqs)
     values (p_worker, v_job.lane, v_job.priority, array[-v_job.id]) returning leases.id into v_lease;
     return query
-    select v_lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts, j.rescues, j.replays,
-           j.deadline_at, j.enqueued_at, j.enqueued_by, j.ordering_key, j.traceparent, null::text,
+    select v_lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts::smallint, j.rescues, j.replays,
+           j.deadline_at::timestamptz, j.enqueued_at::timestamptz, j.enqueued_by, j.ordering_key, j.traceparent, null::text,
            false, false, j.priority = 4
     from backhaul.jobs j where j.id = v_job.id;
 end $$;

@@ -190,7 +190,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select 'waiting', null, j.errors -> -1 ->> 'code', (j.errors -> -1 ->> 'http_status')::integer, j.due_at
+    select 'waiting', null, j.errors -> -1 ->> 'code', (j.errors -> -1 ->> 'http_status')::integer, j.due_at::timestamptz
     from backhaul.jobs j where j.id = p_job
     union all
     select 'dead', null, d.error ->> 'code', (d.error ->> 'http_status')::integer, null

@@ -68,12 +68,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    k backhaul.kinds;
+    v_bytes_max integer;
     s backhaul.schedules;
     v_problem text;
     v_known boolean;
 begin
-    select x.* into k from backhaul.kinds x where x.kind = schedule_put.kind and x.version = schedule_put.version;
+    select x.payload_bytes_max into v_bytes_max from backhaul.kinds x
+    where x.kind = schedule_put.kind and x.version = schedule_put.version;
     v_problem := case
         when schedule_put.name is null or schedule_put.name !~ '^[a-z][a-z0-9_-]{0,62}$'
             then 'invalid_argument: name must be a letter and up to 62 more of a-z, 0-9, hyphen and underscore'
@@ -84,7 +85,7 @@ begin
             then 'invalid_argument: timezone must be a name like UTC or Europe/Berlin'
         when schedule_put.missed is null or schedule_put.missed not in ('coalesce', 'all', 'skip')
             then 'invalid_argument: missed must be coalesce, all or skip'
-        else backhaul.job_problem(k, schedule_put.kind, schedule_put.payload, schedule_put.tenant, null,
+        else backhaul.job_problem(v_bytes_max, schedule_put.kind, schedule_put.payload, schedule_put.tenant, null,
                  schedule_put.priority, null, null, null, null, null, schedule_put.version) end;
     if v_problem is not null then
         raise exception '%', v_problem using

@@ -257,12 +257,12 @@ async fn rows_that_no_worker_could_read_do_not_store() {
     let db = database().await;
     let plain = "insert into backhaul.jobs (kind, tenant, payload, max_attempts, due_at, deadline_at, ordering_key)";
     for (values, constraint) in [
-        ("'toy', 'default', '{}', 4, now(), 'infinity', null", "jobs_times"),
-        ("'toy', 'default', '{}', 4, '-infinity', now(), null", "jobs_times"),
-        ("'toy', 'default', '{}', 4, now(), '290000-01-01', null", "jobs_times"),
-        ("'toy', 'default', '[]', 4, now(), now(), null", "jobs_payload_check"),
-        ("'toy', 'default', '{}', 0, now(), now(), null", "jobs_max_attempts_check"),
-        ("'toy', 'default', '{}', 4, null, now(), null", "jobs_blocked_has_key"),
+        ("'toy', 'default', '{}', 4, now(), 'infinity', null", "instant_check"),
+        ("'toy', 'default', '{}', 4, '-infinity', now(), null", "instant_check"),
+        ("'toy', 'default', '{}', 4, now(), '290000-01-01', null", "instant_check"),
+        ("'toy', 'default', '[]', 4, now(), now(), null", "payload_check"),
+        ("'toy', 'default', '{}', 0, now(), now(), null", "tries_check"),
+        ("'toy', 'default', '{}', 4, null, now(), null", "jobs_state"),
     ] {
         let sql = format!("{plain} values ({values})");
         let refused = refusal(sqlx::query(AssertSqlSafe(sql)).execute(db.store.pool()).await);
