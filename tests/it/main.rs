@@ -37,6 +37,7 @@ mod preview;
 mod private_cluster;
 mod properties;
 mod protocol;
+mod published_order;
 mod retention;
 mod roles;
 mod schedules;
