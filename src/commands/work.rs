@@ -49,6 +49,7 @@ pub(crate) async fn run(session: &Session, command: Work) -> Result<()> {
         poll: settings.poll,
         sweep: settings.sweep,
         retention: settings.retention,
+        unpublished_max: settings.unpublished_max,
         pooler: session.settings.database.pooler,
         build: env!("CARGO_PKG_VERSION").to_owned(),
     };

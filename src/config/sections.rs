@@ -95,6 +95,8 @@ pub(crate) struct WorkerSection {
     pub(crate) sweep: Duration,
     /// How long events are kept.
     pub(crate) retention: Duration,
+    /// Unpublished events of a sink from which on nothing is claimed; 0: no limit.
+    pub(crate) unpublished_max: u64,
 }
 
 impl WorkerSection {
@@ -109,6 +111,7 @@ impl WorkerSection {
             poll: Duration::from_millis(reader.number("worker.poll_ms", 10..=60_000)),
             sweep: Duration::from_millis(reader.number("worker.sweep_ms", 10..=60_000)),
             retention: Duration::from_secs(86_400 * reader.number::<u64>("worker.retention_days", 1..=36_500)),
+            unpublished_max: reader.number("worker.unpublished_max", 0..=1_000_000_000_000),
         };
         if section.dead_after < section.heartbeat * 3 {
             reader.problem("worker.dead_after_ms", "must be at least three times worker.heartbeat_ms");

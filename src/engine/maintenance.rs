@@ -22,7 +22,9 @@ use tracing::{info, warn};
 
 use crate::{
     attempt::Workbench,
+    backlog,
     hands::Hands,
+    metrics::Metrics,
     reconnect::{Pause, is_passing},
     wake::Ringer,
     worker::WorkerOptions,
@@ -45,6 +47,8 @@ pub(crate) struct Signals {
     pub chosen: AtomicBool,
     /// This worker was given up for dead: everything in its hands belongs to others.
     pub lost: CancellationToken,
+    /// A sink is too far behind: nothing is to be claimed.
+    pub held: AtomicBool,
     /// The worker is stopping, as its heartbeat tells.
     pub stopping: AtomicBool,
     /// How many workers live, this one among them, as the last heartbeat told.
@@ -103,6 +107,7 @@ pub(crate) struct Upkeep {
     pub bench: Arc<Workbench>,
     pub signals: Arc<Signals>,
     pub options: Arc<WorkerOptions>,
+    pub metrics: Arc<Metrics>,
     pub ringer: Arc<Ringer>,
 }
 
@@ -117,8 +122,18 @@ impl Upkeep {
         tokio::join!(
             every(often, &stop, "the sweep", || self.sweep()),
             every(often, &stop, "rescue", || self.rescue_and_stand_alone()),
+            every(backlog::LOOK_EVERY, &stop, "the look at sinks", || self.look_at_sinks()),
             every(RARE_EVERY, &stop, "upkeep", || self.clean_up()),
         );
+    }
+
+    /// Tells the claims whether they have to wait for a sink.
+    pub(crate) async fn look_at_sinks(&self) -> Result<(), sqlx::Error> {
+        let held = backlog::look(&self.bench.store, &self.metrics, self.options.unpublished_max).await?;
+        if self.signals.held.swap(held, Ordering::Relaxed) && !held {
+            self.ringer.ring();
+        }
+        Ok(())
     }
 
     async fn rescue_and_stand_alone(&self) -> Result<(), sqlx::Error> {

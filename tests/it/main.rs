@@ -2,6 +2,7 @@
 
 mod apalis_traps;
 mod architecture;
+mod back_pressure;
 #[cfg(feature = "bench")]
 mod bench;
 mod command_line;
