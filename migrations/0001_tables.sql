@@ -265,7 +265,8 @@ create table backhaul.maintenance (
     worker uuid
 );
 insert into backhaul.maintenance (task)
-values ('sweep'), ('rescue'), ('alone'), ('keys'), ('partitions'), ('retention'), ('unblock'), ('sinks');
+values ('sweep'), ('rescue'), ('alone'), ('keys'), ('partitions'), ('retention'), ('unblock'), ('sinks'),
+    ('dead_letters'), ('memories');
 
 -- The audit trail and the outbox: append-only, partitioned by id so that retention drops whole partitions.
 create sequence backhaul.event_seq;

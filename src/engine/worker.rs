@@ -55,6 +55,10 @@ pub struct WorkerOptions {
     pub sweep: Duration,
     /// How long events are kept once every sink has them.
     pub retention: Duration,
+    /// How long dead letters wait for a decision before they are discarded; None: for ever.
+    pub dead_letters: Option<Duration>,
+    /// How long kinds remember a resource that no job writes about; None: for ever.
+    pub memories: Option<Duration>,
     /// Nothing is claimed while more events than this are not published to a sink; 0 for no limit.
     pub unpublished_max: u64,
     /// Notifications do not come through: poll alone.
@@ -74,6 +78,8 @@ impl Default for WorkerOptions {
             poll: Duration::from_secs(1),
             sweep: Duration::from_millis(200),
             retention: Duration::from_secs(365 * 24 * 3600),
+            dead_letters: None,
+            memories: None,
             unpublished_max: 10_000_000,
             pooler: false,
             build: env!("CARGO_PKG_VERSION").to_owned(),

@@ -11,6 +11,7 @@ mod crm_sync;
 mod demo;
 mod enqueue;
 mod erasure;
+mod expiry;
 mod explain;
 mod failpoints;
 mod fairness;

@@ -77,6 +77,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select * from backhaul.judge_sinks('0', 1)", "w"),
     ("select backhaul.waits_alone('{toy@1}')", "w"),
     ("select backhaul.drop_partitions('0', '1 year', 1)", "w"),
+    ("select backhaul.expire_dead_letters('0', '1 year', 1), backhaul.expire_memories('0', '1 year', 1)", "w"),
     ("select backhaul.stand_alone(gen_random_uuid(), '{toy@1}', '1 s')", "w"),
     ("select * from backhaul.schedule_due('{}')", "w"),
     ("select backhaul.schedule_fire('s', '{}', now())", "w"),
@@ -87,6 +88,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     // What nobody but the owner may do: the inner functions, and writing past them.
     ("select backhaul.append_event('t', 1, 'acme', 'toy', null, '{}')", ""),
     ("select backhaul.bury('[]')", ""),
+    ("select backhaul.give_up(d, 'ann', 'why') from (select null::backhaul.dead_letters as d) x", ""),
     ("select backhaul.hand_over('{1}')", ""),
     ("select backhaul.first_event_since(now())", ""),
     ("select backhaul.erase_job(1, gen_random_uuid(), 'ann')", ""),
