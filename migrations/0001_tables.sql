@@ -268,7 +268,8 @@ create table backhaul.maintenance (
     worker uuid
 );
 insert into backhaul.maintenance (task)
-values ('sweep'), ('rescue'), ('alone'), ('keys'), ('partitions'), ('retention'), ('unblock');
+values ('sweep'), ('rescue'), ('alone'), ('keys'), ('partitions'), ('retention'), ('unblock'), ('sinks'),
+    ('dead_letters'), ('memories');
 
 -- The audit trail and the outbox: append-only, partitioned by id so that retention drops whole partitions.
 create sequence backhaul.event_seq;
@@ -316,7 +317,12 @@ create table backhaul.sinks (
     failing_since timestamptz,
     last_error text,
     owner uuid,
-    owned_until timestamptz
+    -- Or, without an owner, until when it had one.
+    owned_until timestamptz,
+    -- It was within the limit of unpublished events once since it was new or paused.
+    caught_up boolean not null default false,
+    -- Since when claims wait for it, because it is too far behind.
+    holds_since timestamptz
 );
 
 -- A row's transaction id must exist before its number is taken: the horizons above are only true in that order.

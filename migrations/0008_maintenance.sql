@@ -211,7 +211,8 @@ begin
         where j.id = any (v_jobs) and j.id <> all (coalesce(v_crashed, '{}'));
         delete from backhaul.leases l where l.id = any (v_leases);
     end if;
-    update backhaul.sinks s set owner = null, owned_until = null where s.owner = any (coalesce(v_dead, '{}'));
+    update backhaul.sinks s set owner = null, owned_until = least(s.owned_until, clock_timestamp())
+    where s.owner = any (coalesce(v_dead, '{}'));
     delete from backhaul.workers w where w.id = any (coalesce(v_dead, '{}'));
     delete from backhaul.sleepers s where not exists (select from backhaul.workers w where w.id = s.worker);
     if v_jobs is not null then

@@ -183,3 +183,82 @@ begin
         gaps = v_gaps, gap_horizons = v_horizons;
     return cardinality(v_ids);
 end $$;
+
+-- Judges for which sinks claims have to wait: a sink of which more than `p_max` events are not published, until nine tenths
+-- of that are left. A completion is never refused, so claims are the only place to stop at. Everything is read off the
+-- numbers that seals and sinks have anyway. Events without a place in the order do not count: a sink cannot have them yet,
+-- and to stop claims would not speed up the seals.
+-- Nobody waits for a sink that is paused, nor for one that no worker has served for a minute, because it was taken out of
+-- the settings; nor for one that has not caught up since it was new or paused, which has all that is kept before it.
+-- `changed` is true once for each change, for the caller whose turn it was. With `p_max` 0 it only tells.
+create function backhaul.judge_sinks(p_every interval, p_max bigint)
+returns table (sink text, behind bigint, holds boolean, changed boolean)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_sealed bigint := (select l.next_seq - 1 from backhaul.seal_state l);
+    v_changed text[] := '{}';
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    if p_max > 0 and backhaul.my_turn('sinks', p_every) then
+        update backhaul.sinks s set caught_up = not s.caught_up
+        where s.caught_up <> (not s.paused and (s.caught_up or v_sealed - s.position <= p_max));
+        with turned as (
+            update backhaul.sinks s set holds_since = case when s.holds_since is null then clock_timestamp() end
+            where (s.holds_since is not null) <> (
+                s.caught_up and coalesce(s.owned_until > clock_timestamp() - interval '1 minute', false)
+                and v_sealed - s.position > case when s.holds_since is null then p_max else p_max * 9 / 10 end)
+            returning s.name
+        )
+        select coalesce(array_agg(t.name), '{}') into v_changed from turned t;
+    end if;
+    return query
+    select s.name, greatest(v_sealed - s.position, 0), s.holds_since is not null, s.name = any (v_changed)
+    from backhaul.sinks s order by s.name;
+end $$;
+
+-- The sinks that claims wait for. Nobody has judged them for a while where the limit was turned off.
+create view backhaul.sinks_waited_for as
+select s.name, s.holds_since, l.next_seq - 1 - s.position as behind, s.last_error
+from backhaul.sinks s cross join backhaul.seal_state l
+where s.holds_since is not null
+  and exists (select from backhaul.maintenance m
+              where m.task = 'sinks' and m.ran_at > clock_timestamp() - interval '30 seconds');
+comment on view backhaul.sinks_waited_for is 'Sinks that are so far behind that no worker claims jobs.';
+
+create function backhaul.switch_sink(p_sink text, p_paused boolean, p_actor text, p_why text) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    update backhaul.sinks s set paused = p_paused where s.name = p_sink and s.paused <> p_paused;
+    if found then
+        perform backhaul.append_control('dev.backhaul.sink.' || case when p_paused then 'paused' else 'resumed' end, '*', '*',
+            p_actor, p_why, jsonb_build_object('sink', p_sink));
+        return true;
+    elsif not exists (select from backhaul.sinks s where s.name = p_sink) then
+        raise exception 'not_found: no sink %', coalesce(left(p_sink, 64), 'null') using errcode = 'BH020',
+            hint = 'backhaul outbox status lists them';
+    end if;
+    return false;
+end $$;
+
+-- Delivers nothing more to the sink. Its position is kept, but events that are past their retention do not wait for it.
+create function backhaul.pause_sink(sink text, actor text default null, why text default null) returns boolean
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select backhaul.switch_sink(pause_sink.sink, true, pause_sink.actor, pause_sink.why)
+$$;
+comment on function backhaul.pause_sink is 'Holds a sink''s events back; jobs go on without it. False: it was paused already.';
+
+create function backhaul.resume_sink(sink text, actor text default null, why text default null) returns boolean
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select backhaul.switch_sink(resume_sink.sink, false, resume_sink.actor, resume_sink.why)
+$$;
+comment on function backhaul.resume_sink is 'Goes on behind the last event that the sink has. False: it was not paused.';

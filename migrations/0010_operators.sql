@@ -287,6 +287,17 @@ begin
 end $$;
 comment on function backhaul.dead_replay is 'Puts a dead letter back to work under its id; finished steps are not repeated.';
 
+-- What a dead letter leaves, whoever gives it up: its steps go, and the trail says who and why.
+create function backhaul.give_up(d backhaul.dead_letters, p_actor text, p_why text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from backhaul.steps s where s.job_id = d.id;
+    perform backhaul.append_event('dev.backhaul.job.discarded', d.id, d.tenant, d.kind, d.traceparent,
+        jsonb_build_object('actor', p_actor, 'why', p_why, 'reason', d.reason));
+end $$;
+
 create function backhaul.dead_discard(job_id bigint, actor text, why text) returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -301,10 +312,7 @@ begin
         raise exception 'not_found: no dead letter %', dead_discard.job_id using errcode = 'BH020',
             hint = 'select id, kind, reason from backhaul.dead_letters lists them';
     end if;
-    delete from backhaul.steps s where s.job_id = d.id;
-    perform backhaul.append_event('dev.backhaul.job.discarded', d.id, d.tenant, d.kind, d.traceparent,
-        jsonb_build_object('actor', coalesce(dead_discard.actor, session_user), 'why', dead_discard.why,
-            'reason', d.reason));
+    perform backhaul.give_up(d, coalesce(dead_discard.actor, session_user), dead_discard.why);
     return d.id;
 end $$;
 comment on function backhaul.dead_discard is 'Gives a dead letter up for good. The audit trail keeps who and why.';

@@ -32,7 +32,7 @@ grant select on backhaul.job_states, backhaul.queue_depth, backhaul.outbox_event
 grant select (id, kind, version, tenant, priority, attempt, max_attempts, rescues, replays, ordering_key, enqueued_at,
               enqueued_by, reason, error, fingerprint, died_at) on backhaul.dead_letters to backhaul_reader;
 grant select on backhaul.kinds, backhaul.lanes, backhaul.cursors, backhaul.workers, backhaul.leases, backhaul.buckets,
-    backhaul.pauses, backhaul.caps, backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.maintenance, backhaul.deployment,
+    backhaul.pauses, backhaul.caps, backhaul.sinks, backhaul.sinks_waited_for, backhaul.seals, backhaul.seal_state, backhaul.maintenance, backhaul.deployment,
     backhaul.migrations
     to backhaul_reader, backhaul_operator, backhaul_worker;
 
@@ -40,13 +40,14 @@ grant select on backhaul.kinds, backhaul.lanes, backhaul.cursors, backhaul.worke
 grant select on backhaul.dead_letters, backhaul.jobs, backhaul.steps, backhaul.memories to backhaul_operator;
 grant execute on function backhaul.bucket_take to backhaul_operator;
 grant execute on function backhaul.cancel, backhaul.reschedule, backhaul.dead_replay, backhaul.dead_discard,
-    backhaul.pause, backhaul.resume, backhaul.set_cap, backhaul.set_weight, backhaul.set_backfill_share
+    backhaul.pause, backhaul.resume, backhaul.set_cap, backhaul.set_weight, backhaul.set_backfill_share,
+    backhaul.pause_sink, backhaul.resume_sink
     to backhaul_operator;
 
 grant select on backhaul.steps, backhaul.memories to backhaul_worker;
 grant execute on function backhaul.claim, backhaul.claim_alone, backhaul.waits_alone, backhaul.next_due, backhaul.settle, backhaul.put_step,
     backhaul.bucket_take, backhaul.bucket_limit, backhaul.sweep, backhaul.rescue, backhaul.unblock, backhaul.expire_keys,
-    backhaul.stand_alone, backhaul.add_partitions, backhaul.drop_partitions, backhaul.seal, backhaul.register_worker, backhaul.heartbeat, backhaul.leave
+    backhaul.stand_alone, backhaul.judge_sinks, backhaul.add_partitions, backhaul.drop_partitions, backhaul.seal, backhaul.register_worker, backhaul.heartbeat, backhaul.leave
     to backhaul_worker;
 grant insert, delete, select on backhaul.sleepers to backhaul_worker;
 grant select, insert, update on backhaul.sinks to backhaul_worker;

@@ -93,6 +93,10 @@ begin
             || case when p.kind = '*' then '' else ' --kind ' || p.kind end
             || case when p.tenant = '*' then '' else ' --tenant ' || p.tenant end || '`'
     from backhaul.pauses p where p.kind in (j.kind, '*') and p.tenant in (j.tenant, '*') order by p.kind, p.tenant;
+    return query select 'sink_behind', format('since %s no worker claims anything: %s events are not published to the sink %s%s',
+            backhaul.utc(s.holds_since), s.behind, s.name, ': ' || s.last_error),
+        format('mend what the sink writes to; or, to go on without it: `backhaul outbox pause %s --why TEXT`', s.name)
+    from backhaul.sinks_waited_for s order by s.name;
     return query select 'bucket_closed',
         format('the bucket %s is closed until %s: %s', b.name, backhaul.utc(b.blocked_until), coalesce(b.blocked_why, 'blocked')),
         case when b.probing then 'the upstream looked down; one job tries it every ten seconds, the first success opens it'

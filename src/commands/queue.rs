@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use super::{
     database::explain,
     exit::{self, Coded},
-    session::{Actor, Session},
+    session::{Audit, Session},
     table,
 };
 
@@ -143,19 +143,6 @@ pub(crate) struct Share {
     share: f32,
     #[command(flatten)]
     audit: Audit,
-}
-
-/// What the audit trail keeps of a decision, and how its outcome is told.
-#[derive(Debug, Args)]
-pub(crate) struct Audit {
-    #[command(flatten)]
-    actor: Actor,
-    /// Reason, for the audit trail
-    #[arg(long, value_name = "TEXT")]
-    why: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 impl Target {

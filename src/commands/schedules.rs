@@ -13,7 +13,7 @@ use super::{
     database::{explain, rows_of},
     enqueue::{Priority, read_payload},
     exit::{self, Coded},
-    session::{Actor, Session},
+    session::{Audit, Session},
     table::{self, Column},
 };
 
@@ -117,19 +117,6 @@ pub(crate) struct Named {
     name: String,
     #[command(flatten)]
     audit: Audit,
-}
-
-/// What the audit trail keeps of a decision, and how its outcome is told.
-#[derive(Debug, Args)]
-pub(crate) struct Audit {
-    #[command(flatten)]
-    actor: Actor,
-    /// Reason, for the audit trail
-    #[arg(long, value_name = "TEXT")]
-    why: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 const COLUMNS: [Column; 9] = [

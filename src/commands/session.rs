@@ -71,3 +71,16 @@ impl Actor {
         self.given.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
     }
 }
+
+/// What the audit trail keeps of a decision, and how its outcome is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Audit {
+    #[command(flatten)]
+    pub(crate) actor: Actor,
+    /// Reason, for the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) why: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -49,6 +49,9 @@ pub(crate) async fn run(session: &Session, command: Work) -> Result<()> {
         poll: settings.poll,
         sweep: settings.sweep,
         retention: settings.retention,
+        dead_letters: settings.dead_letters,
+        memories: settings.memories,
+        unpublished_max: settings.unpublished_max,
         pooler: session.settings.database.pooler,
         build: env!("CARGO_PKG_VERSION").to_owned(),
     };

@@ -95,11 +95,28 @@ pub(crate) struct WorkerSection {
     pub(crate) sweep: Duration,
     /// How long events are kept.
     pub(crate) retention: Duration,
+    /// How long dead letters wait for a decision; None: for ever.
+    pub(crate) dead_letters: Option<Duration>,
+    /// How long kinds remember a resource that no job writes about; None: for ever.
+    pub(crate) memories: Option<Duration>,
+    /// Unpublished events of a sink from which on nothing is claimed; 0: no limit.
+    pub(crate) unpublished_max: u64,
 }
 
 impl WorkerSection {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let mut age = |key: &'static str, least: u64| {
+            let days: u64 = reader.number(key, 0..=36_500);
+            if days > 0 && days < least {
+                reader.problem(key, &format!("must be 0 or at least {least}"));
+            }
+            (days > 0).then(|| Duration::from_secs(86_400 * days))
+        };
+        // Shorter than a resource's jobs may be apart, a memory would be of no use.
+        let (dead_letters, memories) = (age("worker.dead_letters_days", 1), age("worker.memories_days", 30));
         let section = Self {
+            dead_letters,
+            memories,
             concurrency: usize::from(reader.number("worker.concurrency", 1_u16..=1_000)),
             prefetch: usize::from(reader.number("worker.prefetch", 0_u16..=1_000)),
             kinds: reader.words("worker.kinds"),
@@ -109,6 +126,7 @@ impl WorkerSection {
             poll: Duration::from_millis(reader.number("worker.poll_ms", 10..=60_000)),
             sweep: Duration::from_millis(reader.number("worker.sweep_ms", 10..=60_000)),
             retention: Duration::from_secs(86_400 * reader.number::<u64>("worker.retention_days", 1..=36_500)),
+            unpublished_max: reader.number("worker.unpublished_max", 0..=1_000_000_000_000),
         };
         if section.dead_after < section.heartbeat * 3 {
             reader.problem("worker.dead_after_ms", "must be at least three times worker.heartbeat_ms");

@@ -73,3 +73,16 @@ fn a_broken_file_is_reported_by_line_without_its_text() {
     assert!(text.contains("line 2"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
 }
+
+#[test]
+fn ages_are_days_or_none() {
+    let ages = |pairs| {
+        let worker = Settings::load(None, &environment(pairs)).expect("valid").worker;
+        (worker.dead_letters.map(|age| age.as_secs()), worker.memories.map(|age| age.as_secs()))
+    };
+    assert_eq!(ages(&[]), (None, None), "nothing expires unless it is asked for");
+    let asked = [("BACKHAUL__WORKER__DEAD_LETTERS_DAYS", "1"), ("BACKHAUL__WORKER__MEMORIES_DAYS", "30")];
+    assert_eq!(ages(&asked), (Some(86_400), Some(30 * 86_400)));
+    let text = problems(&[("BACKHAUL__WORKER__MEMORIES_DAYS", "29")]);
+    assert!(text.contains("worker.memories_days must be 0 or at least 30"), "{text}");
+}

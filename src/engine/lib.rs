@@ -4,6 +4,7 @@
 
 mod apalis;
 mod attempt;
+mod backlog;
 mod batch;
 mod breaker;
 mod claim;

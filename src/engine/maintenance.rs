@@ -22,7 +22,9 @@ use tracing::{info, warn};
 
 use crate::{
     attempt::Workbench,
+    backlog,
     hands::Hands,
+    metrics::Metrics,
     reconnect::{Pause, is_passing},
     wake::Ringer,
     worker::WorkerOptions,
@@ -45,6 +47,8 @@ pub(crate) struct Signals {
     pub chosen: AtomicBool,
     /// This worker was given up for dead: everything in its hands belongs to others.
     pub lost: CancellationToken,
+    /// A sink is too far behind: nothing is to be claimed.
+    pub held: AtomicBool,
     /// The worker is stopping, as its heartbeat tells.
     pub stopping: AtomicBool,
     /// How many workers live, this one among them, as the last heartbeat told.
@@ -103,12 +107,17 @@ pub(crate) struct Upkeep {
     pub bench: Arc<Workbench>,
     pub signals: Arc<Signals>,
     pub options: Arc<WorkerOptions>,
+    pub metrics: Arc<Metrics>,
     pub ringer: Arc<Ringer>,
 }
 
 const RARE_EVERY: Duration = Duration::from_secs(10);
 /// Most rows that one statement of the expiry deletes.
 const EXPIRE_MAX: i32 = 10_000;
+/// Most dead letters that one statement discards: each has steps and tells an event.
+const LETTERS_MAX: i32 = 1_000;
+/// Time between two looks for old memories, which read the whole table.
+const MEMORIES_EVERY: Duration = Duration::from_secs(3_600);
 
 impl Upkeep {
     /// Runs them until `stop`. One that takes long or fails holds up none that has to be quick.
@@ -117,8 +126,18 @@ impl Upkeep {
         tokio::join!(
             every(often, &stop, "the sweep", || self.sweep()),
             every(often, &stop, "rescue", || self.rescue_and_stand_alone()),
+            every(backlog::LOOK_EVERY, &stop, "the look at sinks", || self.look_at_sinks()),
             every(RARE_EVERY, &stop, "upkeep", || self.clean_up()),
         );
+    }
+
+    /// Tells the claims whether they have to wait for a sink.
+    pub(crate) async fn look_at_sinks(&self) -> Result<(), sqlx::Error> {
+        let held = backlog::look(&self.bench.store, &self.metrics, self.options.unpublished_max).await?;
+        if self.signals.held.swap(held, Ordering::Relaxed) && !held {
+            self.ringer.ring();
+        }
+        Ok(())
     }
 
     async fn rescue_and_stand_alone(&self) -> Result<(), sqlx::Error> {
@@ -127,8 +146,14 @@ impl Upkeep {
     }
 
     async fn clean_up(&self) -> Result<(), sqlx::Error> {
-        let done =
-            [self.add_partitions().await, self.unblock().await, self.expire_keys().await, self.drop_partitions().await];
+        let done = [
+            self.add_partitions().await,
+            self.unblock().await,
+            self.expire_keys().await,
+            self.expire_dead_letters().await,
+            self.expire_memories().await,
+            self.drop_partitions().await,
+        ];
         done.into_iter().collect()
     }
 
@@ -178,12 +203,28 @@ impl Upkeep {
     }
 
     async fn expire_keys(&self) -> Result<(), sqlx::Error> {
-        let mut pace = RARE_EVERY / 2;
-        // More may expire between two rounds than one statement should delete.
-        while self.count("select backhaul.expire_keys($1, $2)", pace, |query| query.bind(EXPIRE_MAX)).await?
-            == EXPIRE_MAX
-        {
-            pace = Duration::ZERO;
+        let task = "select backhaul.expire_keys($1, $2)";
+        self.in_batches(task, RARE_EVERY / 2, EXPIRE_MAX, |query| query.bind(EXPIRE_MAX)).await.map(drop)
+    }
+
+    async fn expire_dead_letters(&self) -> Result<(), sqlx::Error> {
+        let Some(age) = self.options.dead_letters else { return Ok(()) };
+        let task = "select backhaul.expire_dead_letters($1, $2, $3)";
+        let bind = |query: Counting| query.bind(interval_of(age)).bind(LETTERS_MAX);
+        let gone = self.in_batches(task, RARE_EVERY * 6, LETTERS_MAX, bind).await?;
+        if gone > 0 {
+            info!(letters = gone, "dead letters expired");
+        }
+        Ok(())
+    }
+
+    async fn expire_memories(&self) -> Result<(), sqlx::Error> {
+        let Some(age) = self.options.memories else { return Ok(()) };
+        let task = "select backhaul.expire_memories($1, $2, $3)";
+        let bind = |query: Counting| query.bind(interval_of(age)).bind(EXPIRE_MAX);
+        let gone = self.in_batches(task, MEMORIES_EVERY, EXPIRE_MAX, bind).await?;
+        if gone > 0 {
+            info!(memories = gone, "what kinds remembered of resources expired");
         }
         Ok(())
     }
@@ -194,15 +235,29 @@ impl Upkeep {
 
     async fn drop_partitions(&self) -> Result<(), sqlx::Error> {
         let retention = interval_of(self.options.retention);
-        let mut pace = RARE_EVERY * 6;
-        while self
-            .count("select backhaul.drop_partitions($1, $2, $3)", pace, |query| query.bind(retention).bind(EXPIRE_MAX))
-            .await?
-            >= EXPIRE_MAX
-        {
+        let task = "select backhaul.drop_partitions($1, $2, $3)";
+        let bind = |query: Counting| query.bind(retention).bind(EXPIRE_MAX);
+        self.in_batches(task, RARE_EVERY * 6, EXPIRE_MAX, bind).await.map(drop)
+    }
+
+    /// Runs a task of which each `pace` wants one, again at once while it did as much as one call may, `most`: more may be
+    /// to do than one statement should. Returns how much it did.
+    async fn in_batches(
+        &self,
+        task: &'static str,
+        mut pace: Duration,
+        most: i32,
+        bind: impl Fn(Counting) -> Counting,
+    ) -> Result<u64, sqlx::Error> {
+        let mut all = 0;
+        loop {
+            let did = self.count(task, pace, &bind).await?;
+            all += u64::from(did.unsigned_abs());
+            if did < most {
+                return Ok(all);
+            }
             pace = Duration::ZERO;
         }
-        Ok(())
     }
 
     /// Runs a task of which each `pace` wants one, and returns how much it did.

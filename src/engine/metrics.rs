@@ -9,17 +9,18 @@ use std::{
 use chrono::{DateTime, Utc};
 use opentelemetry::{
     KeyValue, global,
-    metrics::{Counter, Histogram, ObservableGauge},
+    metrics::{Counter, Gauge, Histogram, ObservableGauge},
 };
 
 use crate::{context::JobInfo, decide::Verdict};
 
-/// Instruments of one worker. Labels are the kind and the outcome alone: ids and tenants would be without bound.
+/// Instruments of one worker. Labels are the kind and the outcome, or the sink: ids and tenants would be without bound.
 pub(crate) struct Metrics {
     attempts: Counter<u64>,
     duration: Histogram<f64>,
     wait: Histogram<f64>,
     claims: Counter<u64>,
+    behind: Gauge<u64>,
     ended: Arc<Ended>,
     _success_ratio: ObservableGauge<f64>,
 }
@@ -82,6 +83,10 @@ impl Metrics {
                 .with_description("From acceptance to the start of the first attempt")
                 .build(),
             claims: meter.u64_counter("backhaul.claim.jobs").build(),
+            behind: meter
+                .u64_gauge("backhaul.sink.behind")
+                .with_description("Events that have their place in the order and are not published, by sink")
+                .build(),
             _success_ratio: meter
                 .f64_observable_gauge("backhaul.job.success_ratio")
                 .with_unit("%")
@@ -98,6 +103,10 @@ impl Metrics {
 
     pub(crate) fn claimed(&self, jobs: usize) {
         self.claims.add(jobs as u64, &[]);
+    }
+
+    pub(crate) fn behind(&self, sink: &str, events: i64) {
+        self.behind.record(events.unsigned_abs(), &[KeyValue::new("sink", sink.to_owned())]);
     }
 
     pub(crate) fn settled(&self, job: &JobInfo, verdict: &Verdict, took: Duration, now: DateTime<Utc>) {

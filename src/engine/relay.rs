@@ -264,12 +264,13 @@ async fn note_failure(store: &Store, name: &str, error: &str) {
 }
 
 async fn release(store: &Store, worker: Uuid, name: &str) {
-    let released =
-        sqlx::query("update backhaul.sinks set owner = null, owned_until = null where name = $1 and owner = $2")
-            .bind(name)
-            .bind(worker)
-            .execute(store)
-            .await;
+    let released = sqlx::query(
+        "update backhaul.sinks set owner = null, owned_until = clock_timestamp() where name = $1 and owner = $2",
+    )
+    .bind(name)
+    .bind(worker)
+    .execute(store)
+    .await;
     if let Err(error) = released {
         warn!(%error, sink = name, "the sink's hold runs out by itself");
     }

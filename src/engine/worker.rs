@@ -55,6 +55,12 @@ pub struct WorkerOptions {
     pub sweep: Duration,
     /// How long events are kept once every sink has them.
     pub retention: Duration,
+    /// How long dead letters wait for a decision before they are discarded; None: for ever.
+    pub dead_letters: Option<Duration>,
+    /// How long kinds remember a resource that no job writes about; None: for ever.
+    pub memories: Option<Duration>,
+    /// Nothing is claimed while more events than this are not published to a sink; 0 for no limit.
+    pub unpublished_max: u64,
     /// Notifications do not come through: poll alone.
     pub pooler: bool,
     /// What `backhaul jobs` shows as this worker's build.
@@ -72,6 +78,9 @@ impl Default for WorkerOptions {
             poll: Duration::from_secs(1),
             sweep: Duration::from_millis(200),
             retention: Duration::from_secs(365 * 24 * 3600),
+            dead_letters: None,
+            memories: None,
+            unpublished_max: 10_000_000,
             pooler: false,
             build: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -129,11 +138,20 @@ async fn live(
     let hands = Arc::new(Hands::new(options.concurrency + options.prefetch));
     let signals = Arc::new(Signals::default());
     let metrics = Arc::new(Metrics::new());
+    let mut bell = Bell::new(bench.store.clone(), bench.worker, !options.pooler);
+    let upkeep = Upkeep {
+        bench: bench.clone(),
+        signals: signals.clone(),
+        options: options.clone(),
+        metrics: metrics.clone(),
+        ringer: bell.handle(),
+    };
+    // Before the first claim, or each of many starts would claim a batch against the limit.
+    upkeep.look_at_sinks().await?;
     let sealed = Arc::new(tokio::sync::Notify::new());
     let settled = Arc::new(tokio::sync::Notify::new());
     let (jobs, inbox) = mpsc::channel(options.concurrency + options.prefetch);
     let (outcomes, results) = mpsc::unbounded_channel();
-    let mut bell = Bell::new(bench.store.clone(), bench.worker, !options.pooler);
 
     // Attempts stop by their channel closing; what serves them stops after them; then sealing, and publishing last of
     // all, so that what this worker's jobs told has left when it ends.
@@ -143,8 +161,6 @@ async fn live(
     let settles = tokio::spawn(settle::run(bench.clone(), hands.clone(), metrics.clone(), results, settled.clone()));
     let attempts =
         tokio::spawn(apalis::run(bench.clone(), inbox, outcomes.clone(), options.concurrency, stopping.clone()));
-    let upkeep =
-        Upkeep { bench: bench.clone(), signals: signals.clone(), options: options.clone(), ringer: bell.handle() };
     let around = vec![
         tokio::spawn(maintenance::heartbeats(
             bench.clone(),
@@ -308,6 +324,12 @@ impl Claims<'_> {
     }
 
     async fn round(&mut self) -> Result<(), sqlx::Error> {
+        if self.signals.held.load(Ordering::Relaxed) {
+            // Producers need not ring for a worker that may not claim; the look that lets it go on rings.
+            self.bell.busy().await?;
+            self.bell.sleep(self.options.poll, std::future::pending()).await;
+            return Ok(());
+        }
         if self.signals.alone.load(Ordering::Relaxed)
             && (self.signals.chosen.load(Ordering::Relaxed) || self.hands.count() == 0)
         {

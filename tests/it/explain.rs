@@ -6,7 +6,7 @@ use crate::operate;
 use crate::support::{Database, Login, Toy, ToyEnv, Worker, binary, database, eventually, refusal};
 
 /// The codes of a job's causes, which each come with a cause and a remedy.
-async fn codes(db: &Database, job: i64) -> Vec<String> {
+pub(crate) async fn codes(db: &Database, job: i64) -> Vec<String> {
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("select code, cause, remedy from backhaul.explain_job($1)")
             .bind(job)

@@ -2,6 +2,7 @@
 
 mod apalis_traps;
 mod architecture;
+mod back_pressure;
 #[cfg(feature = "bench")]
 mod bench;
 mod command_line;
@@ -10,6 +11,7 @@ mod crm_sync;
 mod demo;
 mod enqueue;
 mod erasure;
+mod expiry;
 mod explain;
 mod failpoints;
 mod fairness;
@@ -37,6 +39,7 @@ mod preview;
 mod private_cluster;
 mod properties;
 mod protocol;
+mod published_order;
 mod retention;
 mod roles;
 mod schedules;

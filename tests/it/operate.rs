@@ -34,6 +34,7 @@ async fn ids(db: &Database) -> (i64, i64) {
 async fn every_command_works_as_an_operator() {
     let db = database().await;
     backhaul_engine::register_kinds(&db.store, &backhaul_workers::kinds()).await.expect("registers");
+    db.run("insert into backhaul.sinks (name, kind, target) values ('file', 'file', 'events.jsonl')").await;
     let operator = Login::of(&db, Some("backhaul_operator")).await;
     let program = Path::new(env!("CARGO_BIN_EXE_backhaul")).parent().expect("a directory").display().to_string();
     let path = format!("{program}:{}", std::env::var("PATH").unwrap_or_default());
@@ -118,6 +119,8 @@ fn the_new_commands_have_help_with_examples() {
         &["jobs", "reschedule"],
         &["erase"],
         &["stats"],
+        &["outbox"],
+        &["outbox", "pause"],
     ] {
         let output = binary().args(command).arg("--help").output().expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -150,6 +153,9 @@ async fn exit_codes_tell_apart_what_is_wrong() {
         (&["queue", "weight", "--kind", "nothing", "--tenant", "acme", "--weight", "3"], 2),
         (&["queue", "share", "--tenant", "acme", "--bucket", "nonsense", "--share", "0.5"], 2),
         (&["queue", "share", "--tenant", "acme", "--bucket", "a/b", "--share", "1.5"], 2),
+        (&["outbox", "pause", "nobody", "--why", "x"], 3),
+        (&["outbox", "pause", "file"], 2),
+        (&["outbox", "resume", "nobody"], 3),
         (&["jobs", "reschedule", "999999", "--at", "now"], 3),
         (&["jobs", "reschedule", "1", "--at", "soon"], 2),
         (&["jobs", "explain", "999999"], 3),

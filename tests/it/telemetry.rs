@@ -115,6 +115,7 @@ async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
     let mut worker = worker.spawn().expect("spawns");
     eventually("the worker signs on", async || database.one::<i64>("select count(*) from backhaul.workers").await == 1)
         .await;
+    database.run("insert into backhaul.sinks (name, kind, target) values ('elsewhere', 'file', 'there')").await;
     database.run("select * from backhaul.enqueue(kind => 'crm-sync', payload => '{\"threadId\": \"t\"}')").await;
     eventually("the job dies for want of a profile", async || {
         database.one::<i64>("select count(*) from backhaul.dead_letters").await == 1
@@ -125,6 +126,7 @@ async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
     let metrics = exports.try_iter().find(|export| export.path == "/v1/metrics").expect("metrics were exported");
     assert!(contains(&metrics.body, "backhaul"), "the engine's metrics are among them");
     assert!(contains(&metrics.body, "backhaul.job.success_ratio"), "one job ended, so there is a ratio");
+    assert!(contains(&metrics.body, "backhaul.sink.behind"), "there is a sink");
 }
 
 #[tokio::test]

@@ -241,8 +241,10 @@ async fn buckets(pool: &PgPool) -> Result<Finding> {
 
 async fn sinks(pool: &PgPool) -> Result<Vec<Finding>> {
     let rows = rows_of(
-        "select k.name, k.paused, k.last_error, k.failing_since is not null as failing, s.next_seq - 1 - k.position as behind
-         from backhaul.sinks k cross join backhaul.seal_state s order by k.name",
+        "select k.name, k.paused, k.last_error, k.failing_since is not null as failing, s.next_seq - 1 - k.position as behind,
+                w.name is not null as waited_for
+         from backhaul.sinks k cross join backhaul.seal_state s left join backhaul.sinks_waited_for w using (name)
+         order by k.name",
     );
     let rows = rows.fetch_all(pool).await.map_err(explain)?;
     if rows.is_empty() {
@@ -254,7 +256,14 @@ async fn sinks(pool: &PgPool) -> Result<Vec<Finding>> {
         .map(|sink| {
             let name = sink["name"].as_str().unwrap_or_default();
             let behind = sink["behind"].as_i64().unwrap_or(0);
-            if sink["failing"] == true {
+            if sink["waited_for"] == true {
+                let error = sink["last_error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
+                Finding::failure(
+                    "sinks",
+                    format!("{name} is {behind} events behind, so no worker claims jobs{error}"),
+                    format!("mend its target, or go on without it: `backhaul outbox pause {name} --why TEXT`"),
+                )
+            } else if sink["failing"] == true {
                 let error = sink["last_error"].as_str().unwrap_or("no error was noted");
                 Finding::warning(
                     "sinks",
@@ -264,8 +273,8 @@ async fn sinks(pool: &PgPool) -> Result<Vec<Finding>> {
             } else if sink["paused"] == true {
                 Finding::warning(
                     "sinks",
-                    format!("{name} is paused, {behind} events behind"),
-                    "resume it when it may deliver",
+                    format!("{name} is paused, {behind} events behind; jobs do not wait for it"),
+                    format!("`backhaul outbox resume {name}` when it may deliver"),
                 )
             } else {
                 Finding::ok("sinks", format!("{name} is {behind} events behind"))

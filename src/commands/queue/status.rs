@@ -41,7 +41,7 @@ struct Part {
 }
 
 /// $1 is a kind or null, $2 a tenant or null, $3 the most rows.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         member: "queues",
         title: "Jobs",
@@ -73,6 +73,15 @@ const PARTS: [Part; 5] = [
               where ($1::text is null or kind in ($1, '*')) and ($2::text is null or tenant in ($2, '*'))
               order by since limit $3",
         columns: &[("kind", "KIND"), ("tenant", "TENANT"), ("since_utc", "SINCE"), ("actor", "BY"), ("why", "WHY")],
+    },
+    Part {
+        member: "sinks_waited_for",
+        title: "Nothing is claimed, because a sink is too far behind (`backhaul outbox status`)",
+        // Of whatever kind and tenant.
+        sql: "select name, holds_since, behind, last_error,
+                  to_char(holds_since at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') as since_utc
+              from backhaul.sinks_waited_for order by name limit $3",
+        columns: &[("name", "SINK"), ("behind", "BEHIND"), ("since_utc", "SINCE"), ("last_error", "LAST ERROR")],
     },
     Part {
         member: "caps",

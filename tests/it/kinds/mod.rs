@@ -7,6 +7,7 @@ mod doors;
 mod enrichment;
 mod every_step;
 mod examples;
+mod forgotten;
 mod handshake;
 mod profile;
 mod retries;

@@ -1,6 +1,8 @@
 //! A whole worker whose login is a member of `backhaul_worker` alone.
 
-use backhaul_engine::{Registry, Sink};
+use std::time::Duration;
+
+use backhaul_engine::{Registry, Sink, WorkerOptions};
 
 use crate::support::{Kept, Login, Toy, ToyEnv, Worker, database, eventually};
 
@@ -53,7 +55,9 @@ async fn a_worker_works_with_the_workers_role_alone() {
             registry
         }
     };
-    let worker = Worker::start_kinds(store.clone(), registry, sinks, Worker::options());
+    let day = Some(Duration::from_secs(86_400));
+    let options = WorkerOptions { dead_letters: day, memories: day, ..Worker::options() };
+    let worker = Worker::start_kinds(store.clone(), registry, sinks, options);
     eventually("all end", async || db.unfinished().await == 0).await;
     eventually("upkeep is done", async || {
         db.one::<bool>("select bool_and(ran_at > '-infinity') from backhaul.maintenance").await
