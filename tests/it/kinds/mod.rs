@@ -8,6 +8,7 @@ mod enrichment;
 mod every_step;
 mod examples;
 mod handshake;
+mod limits;
 mod profile;
 mod retries;
 mod silence;
