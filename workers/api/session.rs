@@ -146,6 +146,11 @@ impl Exchange {
             latency_ms: u64::try_from(reply.latency.as_millis()).unwrap_or(u64::MAX),
         }
     }
+
+    /// The upstream took the request and has not carried it out: nobody knows yet whether it will.
+    pub fn is_for_later(&self) -> bool {
+        self.http_status == 202
+    }
 }
 
 /// The provider section of a tenant's profile, or a permanent failure `unconfigured`.

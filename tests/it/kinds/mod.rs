@@ -8,6 +8,7 @@ mod enrichment;
 mod every_step;
 mod examples;
 mod handshake;
+mod handshake_later;
 mod limits;
 mod profile;
 mod retries;
