@@ -250,6 +250,8 @@ create table backhaul.buckets (
     blocked_why text,
     -- The upstream looked down: one job at a time tries it, until one succeeds.
     probing boolean not null default false,
+    -- Wider limits of the same upstream that every call of this bucket draws on as well, by their names.
+    within text[] not null default '{}',
     primary key (tenant, name)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 

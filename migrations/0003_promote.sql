@@ -141,12 +141,14 @@ begin
         select min(j.due_at) from backhaul.jobs j where j.due_at is not null and j.rescues >= 2
         union all
         select min(r.ready_at) from (
-            select greatest(b.blocked_until, b.refilled_at + make_interval(secs =>
-                (greatest(1, backhaul.bucket_rate(b.per_minute) * 0.05) - b.tokens) / backhaul.bucket_rate(b.per_minute)))
+            select (select max(greatest(b.blocked_until, b.refilled_at + make_interval(secs =>
+                        (greatest(1, backhaul.bucket_rate(b.per_minute) * 0.05) - b.tokens)
+                        / backhaul.bucket_rate(b.per_minute))))
+                    from backhaul.buckets b where b.tenant = l.tenant and b.name = any (k.pacing[1] || o.within))
             from (select a.lane from backhaul.cursors a where a.awake order by a.priority, a.lane offset 0) x
             join backhaul.lanes l on l.id = x.lane
             join backhaul.kinds k on k.kind = l.kind and k.version = l.version
-            join backhaul.buckets b on b.tenant = l.tenant and b.name = k.pacing[1]) r (ready_at)
+            join backhaul.buckets o on o.tenant = l.tenant and o.name = k.pacing[1]) r (ready_at)
         where r.ready_at > clock_timestamp()
     ) u (d));
 end $$;

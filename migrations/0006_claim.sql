@@ -158,6 +158,7 @@ begin
                                         rows between current row and unbounded following) as weights
         from (
             select x.lane, x.priority, x.served_at, l.weight, l.kind, l.tenant, k.pacing[1] as bucket,
+                   b.within,
                    greatest(x.pass, max(x.pass) over () - 512) as fair,
                    b.per_minute is not null or coalesce(b.probing, false) as limited,
                    exists (select from backhaul.caps p where p.kind = l.kind and p.tenant in (l.tenant, '*')) as capped,
@@ -173,14 +174,12 @@ begin
                                 order by j.seq limit 1) work
             where (l.kind || '@' || l.version) = any (p_kinds)
               and not exists (select from backhaul.buckets o
-                              where o.tenant = l.tenant and o.name = any (k.pacing) and o.blocked_until > clock_timestamp())
+                              where o.tenant = l.tenant and o.name = any (k.pacing || b.within)
+                                and o.blocked_until > clock_timestamp())
               and not exists (select from backhaul.pauses p where p.kind in (l.kind, '*') and p.tenant in (l.tenant, '*'))
-              and (b.per_minute is null
-                   or b.tokens + backhaul.bucket_rate(b.per_minute)
-                       * extract(epoch from clock_timestamp() - b.refilled_at)::double precision >= 1)
-              and (b.per_minute is null or x.priority < 4 or b.backfill_share >= 1
-                   or b.backfill_tokens + b.backfill_share * backhaul.bucket_rate(b.per_minute)
-                       * extract(epoch from clock_timestamp() - b.refilled_at)::double precision >= 1)
+              and backhaul.bucket_has(b, x.priority >= 4)
+              and not exists (select from backhaul.buckets w where w.tenant = l.tenant and w.name = any (b.within)
+                                and not backhaul.bucket_has(w, x.priority >= 4))
               and (v_full is null or ((l.kind || '/' || l.tenant) <> all (v_full) and (l.kind || '/*') <> all (v_full)))
             order by rank, fair, x.served_at, x.lane, x.priority
             limit 16) r
@@ -249,7 +248,7 @@ begin
             update backhaul.buckets b set tokens = b.tokens + v_share - cardinality(v_ids),
                 backfill_tokens = b.backfill_tokens
                     + case when c.priority = 4 and b.backfill_share < 1 then v_share - cardinality(v_ids) else 0 end
-            where b.tenant = c.tenant and b.name = c.bucket;
+            where b.tenant = c.tenant and b.name = any (c.bucket || c.within);
         end if;
         continue when v_last is null;
         with moved as (
@@ -270,11 +269,14 @@ begin
         -- What has expired goes no further than its worker: its tokens are for those behind it.
         update backhaul.buckets b set tokens = b.tokens + e.n,
             backfill_tokens = b.backfill_tokens + case when b.backfill_share < 1 then e.backfill else 0 end
-        from (select j.tenant, u.paid, count(*) as n, count(*) filter (where j.priority = 4) as backfill
+        from (select j.tenant, p.name, count(*) as n, count(*) filter (where j.priority = 4) as backfill
               from unnest(v_jobs, v_paid) as u (id, paid)
               cross join lateral (select x.* from backhaul.jobs x where x.id = u.id offset 0) j
-              where u.paid is not null and j.deadline_at <= v_now group by j.tenant, u.paid) e
-        where b.tenant = e.tenant and b.name = e.paid;
+              cross join lateral (select u.paid union
+                                  select unnest(x.within) from backhaul.buckets x
+                                  where x.tenant = j.tenant and x.name = u.paid) p (name)
+              where u.paid is not null and j.deadline_at <= v_now group by j.tenant, p.name) e
+        where b.tenant = e.tenant and b.name = e.name;
     end if;
     return query
     select u.lease, j.id, j.kind, j.version, j.tenant, j.payload::text, j.attempt, j.max_attempts::smallint, j.rescues, j.replays,

@@ -159,6 +159,11 @@ begin
         delete from backhaul.steps s where s.job_id = any (p_stepped) and s.job_id = any (v_ok);
     end if;
     if p_closed is not null then
+        -- In the order in which takers lock them, whether they close or open.
+        perform from backhaul.buckets x
+        where (x.tenant, x.name) in (select c.tenant, c.bucket
+                                     from jsonb_to_recordset(p_closed) as c (tenant text, bucket text))
+        order by x.tenant, x.name for update;
         insert into backhaul.buckets as x (tenant, name, blocked_until, blocked_why, probing)
         select c.tenant, c.bucket, max(clock_timestamp() + make_interval(secs => c.for_ms / 1000.0)), min(c.why),
             bool_or(coalesce(c.probing, false))

@@ -101,7 +101,8 @@ begin
         format('the bucket %s is closed until %s: %s', b.name, backhaul.utc(b.blocked_until), coalesce(b.blocked_why, 'blocked')),
         case when b.probing then 'the upstream looked down; one job tries it every ten seconds, the first success opens it'
              else 'wait: the upstream asked for the pause, and it ends by itself' end
-    from backhaul.kinds k join backhaul.buckets b on b.tenant = j.tenant and b.name = any (k.pacing)
+    from backhaul.kinds k join backhaul.buckets b on b.tenant = j.tenant and b.name = any (k.pacing || (
+        select o.within from backhaul.buckets o where o.tenant = j.tenant and o.name = k.pacing[1]))
     where k.kind = j.kind and k.version = j.version and b.blocked_until > v_due order by b.name;
     if j.due_at > clock_timestamp() then
         return;
@@ -116,12 +117,9 @@ begin
             b.name, case when j.priority = 4 and b.backfill_share < 1
                          then format(', and backfill may have %s%% of it', round((b.backfill_share * 100)::numeric)) else '' end),
         'wait: tokens come back all the time'
-    from backhaul.kinds k join backhaul.buckets b on b.tenant = j.tenant and b.name = k.pacing[1]
-    cross join lateral (select extract(epoch from clock_timestamp() - b.refilled_at)::double precision
-                               * backhaul.bucket_rate(b.per_minute) as earned) e
-    where k.kind = j.kind and k.version = j.version and b.per_minute is not null
-      and (b.tokens + e.earned < 1
-           or (j.priority = 4 and b.backfill_share < 1 and b.backfill_tokens + b.backfill_share * e.earned < 1));
+    from backhaul.kinds k join backhaul.buckets b on b.tenant = j.tenant and b.name = any (k.pacing[1] || (
+        select o.within from backhaul.buckets o where o.tenant = j.tenant and o.name = k.pacing[1]))
+    where k.kind = j.kind and k.version = j.version and not backhaul.bucket_has(b, j.priority = 4) order by b.name;
 end $$;
 
 -- Where an unfinished job that nobody runs stands.

@@ -133,6 +133,7 @@ fn the_documents_list_every_code() {
         include_str!("handshake/door.rs"),
         include_str!("handshake/history.rs"),
         include_str!("handshake/publish.rs"),
+        include_str!("handshake/confirm.rs"),
         include_str!("handshake/update.rs"),
         include_str!("handshake/watch.rs"),
         include_str!("api/channels.rs"),

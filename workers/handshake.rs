@@ -2,11 +2,12 @@
 //!
 //! Steps: `read` keeps the channel and the marks of its state; `put` writes on condition of them, merging what
 //! somebody else changed meanwhile (`create` where the channel is missing and the tenant allows it); `publish` makes it
-//! live where the platform edits drafts; `probe-allowed` and `probe-foreign` open the socket; `health-webhook` ensures one registration; `audit-page-N` read the channel's
+//! live where the platform edits drafts; `…-confirm` waits for what of these was accepted for later; `probe-allowed` and `probe-foreign` open the socket; `health-webhook` ensures one registration; `audit-page-N` read the channel's
 //! audit trail. Each has tries of its own. Where the tenant asks for it, `rollback` puts the old channel back when the
 //! probe has failed for good.
 
 mod apply;
+mod confirm;
 mod door;
 mod history;
 pub mod payload;

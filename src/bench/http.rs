@@ -41,6 +41,7 @@ impl HttpEnv {
             oauth: Auth::Bearer(Secret::new(token())),
             endpoints: [("thread".to_owned(), "/threads/{threadId}".to_owned())].into(),
             buckets: [("threads".to_owned(), 0)].into(),
+            limits: Vec::new(),
             retry: backhaul_outbound::classify::RetryRules::default(),
             occ: Occ { mode: OccMode::None },
             idem: Idempotency { header: HeaderName::from_static("idempotency-key"), on: IdemOn::Never },

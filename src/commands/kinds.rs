@@ -58,9 +58,17 @@ impl Kinds {
     /// Tells the database the limits of every tenant's upstreams, which the whole fleet shares.
     pub(crate) async fn set_limits(&self, store: &Store) -> Result<(), StoreError> {
         for profile in self.env.profiles.iter() {
-            for provider in [&profile.cxone, &profile.genesys, &profile.crm].into_iter().flatten() {
+            for provider in profile.providers() {
+                let wide = provider.wide_limits();
+                for limit in &provider.limits {
+                    let bucket = provider.bucket(&limit.name);
+                    backhaul_engine::set_limit(store, &profile.tenant, &bucket, limit.per_minute, &[]).await?;
+                }
                 for (class, per_minute) in &provider.buckets {
-                    backhaul_engine::set_limit(store, &profile.tenant, &provider.bucket(class), *per_minute).await?;
+                    // Tokens are asked for at another endpoint, whose limit each process keeps for itself.
+                    let within: &[String] = if class == "token" { &[] } else { &wide };
+                    let bucket = provider.bucket(class);
+                    backhaul_engine::set_limit(store, &profile.tenant, &bucket, *per_minute, within).await?;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Tokens of the upstream limits that the whole fleet shares.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ const PREPAID_FOR: Duration = Duration::from_secs(1);
 /// What a claim settled about an attempt's requests.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    /// The bucket whose token the claim already took.
+    /// The bucket whose token the claim already took, with those of the limits it lies within.
     prepaid: Mutex<Option<String>>,
     claimed_at: Instant,
     /// The job tries an upstream that looked down: its bucket is closed to all but this job.
@@ -45,49 +45,93 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Waits for one token of the bucket `provider/class`, or fails as throttled when the bucket is closed or its
-    /// next token is more than five seconds away. Returns at once where the bucket has no limit.
+    /// Waits for one token of the bucket `provider/class` and of the limits it lies within, or fails as throttled when
+    /// one of them is closed or its next token is more than five seconds away. Returns at once where there is no limit.
     pub async fn take(&self, bucket: &str) -> Result<(), Failure> {
-        if self.use_prepaid(bucket) {
-            return Ok(());
-        }
+        self.take_all(bucket, &[]).await
+    }
+
+    /// As [`Pacer::take`], with a token of each bucket in `more`: of all at once or of none. What fails as throttled is
+    /// the bucket with the longest wait.
+    pub async fn take_all(&self, bucket: &str, more: &[String]) -> Result<(), Failure> {
         let mut waited = Duration::ZERO;
         loop {
-            let (granted, wait_ms, why): (i32, Option<i64>, Option<String>) =
-                sqlx::query_as("select granted, wait_ms, why from backhaul.bucket_take($1, $2, 1, $3, $4)")
-                    .bind(&self.tenant)
-                    .bind(bucket)
-                    .bind(self.ticket.backfill)
-                    .bind(self.ticket.probe)
-                    .fetch_one(&self.store)
-                    .await
-                    .map_err(|error| unreachable_store(&self.clock, error))?;
-            if granted > 0 {
+            // The claim has paid for the bucket and what it lies within; the rest it could not know.
+            let prepaid = self.take_prepaid(bucket);
+            let (first, rest) = match more.split_first() {
+                Some((first, rest)) if prepaid.is_some() => (first.as_str(), rest),
+                None if prepaid.is_some() => return Ok(()),
+                _ => (bucket, more),
+            };
+            let answer = self.ask(first, rest).await?;
+            if answer.granted > 0 {
                 return Ok(());
             }
-            let wait = Duration::from_millis(u64::try_from(wait_ms.unwrap_or(100)).unwrap_or(100).max(1));
-            let why = why.unwrap_or_default();
+            // Good for the next look, unless it grows old meanwhile.
+            self.put_back(prepaid);
+            let wait = Duration::from_millis(u64::try_from(answer.wait_ms.unwrap_or(100)).unwrap_or(100).max(1));
+            let why = answer.why.unwrap_or_default();
             if why != "limit" || waited + wait > WAIT_MAX {
-                let until = self.clock.now() + wait;
-                return Err(Failure::throttled(bucket, until, "rate_limited", format!("{bucket}: {why}")));
+                let (until, refused) = (self.clock.now() + wait, answer.refused.unwrap_or_else(|| bucket.to_owned()));
+                let message = format!("{refused}: {why}");
+                return Err(Failure::throttled(refused, until, "rate_limited", message));
             }
             tokio::time::sleep(wait).await;
             waited += wait;
         }
     }
 
-    fn use_prepaid(&self, bucket: &str) -> bool {
-        let mut prepaid = self.ticket.prepaid.lock().unwrap_or_else(PoisonError::into_inner);
-        prepaid.take_if(|paid| paid == bucket).is_some() && self.ticket.claimed_at.elapsed() < PREPAID_FOR
+    async fn ask(&self, bucket: &str, more: &[String]) -> Result<Answer, Failure> {
+        sqlx::query_as("select granted, wait_ms, why, refused from backhaul.bucket_take($1, $2, 1, $3, $4, true, $5)")
+            .bind(&self.tenant)
+            .bind(bucket)
+            .bind(self.ticket.backfill)
+            .bind(self.ticket.probe)
+            .bind(more)
+            .fetch_one(&self.store)
+            .await
+            .map_err(|error| unreachable_store(&self.clock, error))
+    }
+
+    fn prepaid(&self) -> MutexGuard<'_, Option<String>> {
+        self.ticket.prepaid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_prepaid(&self, bucket: &str) -> Option<String> {
+        let prepaid = self.prepaid().take_if(|paid| paid == bucket);
+        prepaid.filter(|_| self.ticket.claimed_at.elapsed() < PREPAID_FOR)
+    }
+
+    fn put_back(&self, prepaid: Option<String>) {
+        if prepaid.is_some() {
+            *self.prepaid() = prepaid;
+        }
     }
 }
 
-/// States a limit of `per_minute` requests for a tenant's bucket `provider/class`. Said by every worker at start.
-pub async fn set_limit(store: &Store, tenant: &str, bucket: &str, per_minute: u32) -> Result<(), crate::StoreError> {
-    sqlx::query("select backhaul.bucket_limit($1, $2, $3)")
+/// What `backhaul.bucket_take` answers.
+#[derive(sqlx::FromRow)]
+struct Answer {
+    granted: i32,
+    wait_ms: Option<i64>,
+    why: Option<String>,
+    refused: Option<String>,
+}
+
+/// States a limit of `per_minute` requests for a tenant's bucket `provider/class`, and the wider limits that its calls
+/// draw on as well, by their bucket names. Said by every worker at start.
+pub async fn set_limit(
+    store: &Store,
+    tenant: &str,
+    bucket: &str,
+    per_minute: u32,
+    within: &[String],
+) -> Result<(), crate::StoreError> {
+    sqlx::query("select backhaul.bucket_limit($1, $2, $3, $4)")
         .bind(tenant)
         .bind(bucket)
         .bind(i32::try_from(per_minute).unwrap_or(i32::MAX))
+        .bind(within)
         .execute(store)
         .await?;
     Ok(())

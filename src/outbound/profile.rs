@@ -22,6 +22,7 @@ macro_rules! words {
 mod auth;
 mod defaults;
 mod document;
+mod limits;
 mod load;
 mod provider;
 mod sections;
@@ -40,6 +41,7 @@ use url::Url;
 
 pub use self::{
     auth::{Auth, ClientAuth, Grant, OAuth, TokenUrl},
+    limits::Limit,
     load::{KindSection, Loader, ProfileError, ProfileErrors},
     sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, SignatureScheme, WebhookProfile},
 };
@@ -165,6 +167,8 @@ pub struct Provider {
     pub endpoints: BTreeMap<String, String>,
     /// Requests per minute by bucket class; a class without an entry has no limit.
     pub buckets: BTreeMap<String, u32>,
+    /// Limits that several classes share, or that hold for some endpoints or methods only.
+    pub limits: Vec<Limit>,
     /// How statuses are classified.
     pub retry: RetryRules,
     /// Optimistic concurrency.

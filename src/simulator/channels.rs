@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
+    accepted::Later,
     documents::{Document, Kind},
     reply::Reply,
     routes,
@@ -17,6 +18,8 @@ use crate::{
 const ORIGINS_MAX: usize = 10_000;
 /// Most channels in one listing.
 const LISTED_MAX: usize = 500;
+/// Member of a document's hidden part: the channel as it was last published.
+const PUBLISHED: &str = "published";
 
 /// The document an untouched channel shows.
 pub(crate) fn initial(id: &str) -> Value {
@@ -43,9 +46,18 @@ fn shown(status: u16, document: &Document) -> Reply {
 }
 
 pub(crate) fn get(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
+    look(world, call, id);
     match world.load(Kind::Channel, call, id) {
-        Some(document) => shown(200, document).into(),
-        None => not_found("channel", id),
+        Some(document) if !document.value.is_null() => shown(200, document).into(),
+        _ => not_found("channel", id),
+    }
+}
+
+/// One look at a channel: what was accepted for later may show now.
+fn look(world: &mut World, call: &Call<'_>, id: &str) {
+    let accepted = world.documents.get_mut(Kind::Channel, call.tenant, id).and_then(|own| own.look(Later::Write));
+    if let Some(value) = accepted {
+        world.documents.put(Kind::Channel, call.tenant, id, value);
     }
 }
 
@@ -57,9 +69,11 @@ pub(crate) fn list(world: &mut World, call: &Call<'_>) -> Outcome {
         }
         None => world.documents.ids(Kind::Channel, call.tenant, LISTED_MAX),
     };
+    ids.iter().for_each(|id| look(world, call, id));
     let entities: Vec<Value> = ids
         .iter()
         .filter_map(|id| world.documents.get(Kind::Channel, call.tenant, id))
+        .filter(|document| !document.value.is_null())
         .filter_map(|document| serde_json::from_slice(&shown(200, document).body).ok())
         .collect();
     let total = entities.len();
@@ -86,9 +100,19 @@ pub(crate) fn put(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
     }
     let before = document.version;
     collect_origins(&Value::Object(body.clone()), &mut world.channel_origins);
-    let document = world.documents.put(Kind::Channel, call.tenant, id, without_version(body, id));
-    let reply = shown(200, document);
-    let detail = format!("version {before} to {}", document.version);
+    let (reply, after) = match (settings.channel_looks, without_version(body, id)) {
+        (0, value) => {
+            let document = world.documents.put(Kind::Channel, call.tenant, id, value);
+            (shown(200, document), document.version)
+        }
+        (looks, value) => {
+            if let Some(document) = world.documents.get_mut(Kind::Channel, call.tenant, id) {
+                document.accept(Later::Write, value, looks);
+            }
+            (Reply::json(202, &json!({})), before + 1)
+        }
+    };
+    let detail = format!("version {before} to {after}");
     world.audit.add(call.tenant, id, "UPDATE", &detail, call.now_ms);
     Outcome::applied(reply, format!("channels/{id}"), "channel.put", Some(detail))
 }
@@ -111,17 +135,43 @@ pub(crate) fn create(world: &mut World, call: &Call<'_>) -> Outcome {
     if let Some(key) = external {
         world.channels_by_external_id.insert(key, id.clone());
     }
-    let document = world.documents.put(Kind::Channel, call.tenant, &id, without_version(body, &id));
-    let reply = shown(201, document);
+    let reply = match (call.settings.channel_looks, without_version(body, &id)) {
+        (0, value) => shown(201, world.documents.put(Kind::Channel, call.tenant, &id, value)),
+        (looks, value) => {
+            world.documents.put(Kind::Channel, call.tenant, &id, Value::Null).accept(Later::Write, value, looks);
+            Reply::json(202, &json!({}))
+        }
+    };
     world.audit.add(call.tenant, &id, "CREATE", "version 1", call.now_ms);
     Outcome::applied(reply, format!("channels/{id}"), "channel.create", None)
 }
 
-/// Publishes a channel as it stands. Nothing reads what is live: the ledger of effects tells what was published.
+/// Publishes a channel as it stands. Only [`published`] reads what is live.
 pub(crate) fn publish(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
     let Some(document) = world.load(Kind::Channel, call, id) else { return not_found("channel", id) };
-    let (reply, detail) = (shown(200, document), format!("version {}", document.version));
+    let (mut reply, detail) = (shown(200, document), format!("version {}", document.version));
+    match call.settings.channel_looks {
+        0 => document.hide(PUBLISHED, document.value.clone()),
+        looks => {
+            document.accept(Later::Publication, document.value.clone(), looks);
+            reply = Reply::json(202, &json!({}));
+        }
+    }
     Outcome::applied(reply, format!("channels/{id}"), "channel.publish", Some(detail))
+}
+
+/// The channel as it was last published.
+pub(crate) fn published(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
+    let Some(document) = world.documents.get_mut(Kind::Channel, call.tenant, id) else {
+        return not_found("channel", id);
+    };
+    if let Some(value) = document.look(Later::Publication) {
+        document.hide(PUBLISHED, value);
+    }
+    match document.hidden.get(PUBLISHED) {
+        Some(live) => Reply::json(200, live).into(),
+        None => not_found("published channel", id),
+    }
 }
 
 /// Adds the origins a channel allows: the WebSocket endpoint lets them in besides its own list.

@@ -116,6 +116,7 @@ pub(crate) enum Route {
     Channels,
     Channel(String),
     ChannelPublish(String),
+    ChannelPublished(String),
     AuditQuery,
     AuditTransaction(String),
     AuditResults(String),
@@ -178,6 +179,9 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
         ["api", "v2", "webchat", "channels", id] => (with_id(id, Route::Channel), Class::GenesysChannels),
         ["api", "v2", "webchat", "channels", id, "publish"] => {
             (with_id(id, Route::ChannelPublish), Class::GenesysChannels)
+        }
+        ["api", "v2", "webchat", "channels", id, "published"] => {
+            (with_id(id, Route::ChannelPublished), Class::GenesysChannels)
         }
         ["api", "v2", "audits", "query"] | ["api", "v2", "auditlog" | "auditlogs" | "audit"] => {
             (Route::AuditQuery, Class::GenesysAudit)

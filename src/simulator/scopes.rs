@@ -64,7 +64,9 @@ fn accepted_scopes(method: &Method, route: &Route) -> &'static [&'static str] {
         Route::Channels | Route::Channel(_) if reads => {
             &["webchat:webchat:write", "webchat:webchat:view", "webchat:webchat:read"]
         }
-        Route::Channels | Route::Channel(_) | Route::ChannelPublish(_) => &["webchat:webchat:write"],
+        Route::Channels | Route::Channel(_) | Route::ChannelPublish(_) | Route::ChannelPublished(_) => {
+            &["webchat:webchat:write"]
+        }
         Route::AuditQuery | Route::AuditTransaction(_) | Route::AuditResults(_) => {
             &["auditlog:auditlog:read", "audits:audit:view"]
         }

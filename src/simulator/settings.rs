@@ -37,6 +37,9 @@ pub struct Settings {
     pub thread_ids: ThreadIds,
     /// Most messages one write to a CRM thread may add, update and remove together; 0 means any number.
     pub thread_messages_max: usize,
+    /// How often a channel is looked at before a write or publication of it shows, which is answered 202; 0 carries it out
+    /// at once.
+    pub channel_looks: u32,
     /// How many entries the audit trail of an untouched channel holds.
     pub audit_entries: u32,
     /// How often a transaction of the audit trail is looked at before it is ready.
@@ -103,6 +106,7 @@ impl Default for Settings {
             create_threads_on_access: false,
             thread_ids: ThreadIds::Any,
             thread_messages_max: 0,
+            channel_looks: 0,
             audit_entries: 250,
             audit_looks: 2,
             token_expires_in_s: 3600,

@@ -160,6 +160,7 @@ impl World {
             ("GET", Route::Channel(id)) => channels::get(self, call, id),
             ("PUT", Route::Channel(id)) => channels::put(self, call, id),
             ("POST", Route::ChannelPublish(id)) => channels::publish(self, call, id),
+            ("GET", Route::ChannelPublished(id)) => channels::published(self, call, id),
             ("GET" | "POST", Route::AuditQuery) => crate::audit::query(self, call),
             ("GET", Route::AuditTransaction(id)) => crate::audit::transaction(self, call, id),
             ("GET", Route::AuditResults(id)) => crate::audit::results(self, call, id),

@@ -1,5 +1,7 @@
 //! Upstreams' limits, which the whole fleet shares; and upstreams that are down, which it leaves alone.
 
+mod limits;
+
 use std::sync::Arc;
 
 use backhaul_engine::WorkerOptions;

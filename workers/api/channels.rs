@@ -55,7 +55,16 @@ impl<'e> Channels<'e> {
 
     /// Reads a channel; `None` where there is none.
     pub async fn read(&self, id: &str) -> Result<Option<Channel>, Trouble> {
-        match self.session.call(Call::get("channel", "channels").params(&[("channelId", id)])).await {
+        self.get("channel", id).await
+    }
+
+    /// Reads a channel as it is live, on platforms that edit drafts; `None` where it was never published.
+    pub async fn read_live(&self, id: &str) -> Result<Option<Channel>, Trouble> {
+        self.get("channel_live", id).await
+    }
+
+    async fn get(&self, endpoint: &str, id: &str) -> Result<Option<Channel>, Trouble> {
+        match self.session.call(Call::get(endpoint, "channels").params(&[("channelId", id)])).await {
             Ok(reply) => Ok(Some(channel(&reply)?)),
             Err(trouble) if trouble.is_not_found() => Ok(None),
             Err(trouble) => Err(trouble.named(CHANNEL_NAMES)),
@@ -76,14 +85,22 @@ impl<'e> Channels<'e> {
         Ok(found.and_then(id_of))
     }
 
-    /// Creates a channel; answers its id.
-    pub async fn create(&self, document: &Map<String, Value>, key: &str) -> Result<(String, Exchange), Trouble> {
+    /// Creates a channel; answers its id. `None`: the platform makes it later, and has not said under which id.
+    pub async fn create(
+        &self,
+        document: &Map<String, Value>,
+        key: &str,
+    ) -> Result<(Option<String>, Exchange), Trouble> {
         let body = Value::Object(document.clone());
         let call = self.create_call(&body, key)?;
         let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CHANNEL_NAMES))?;
+        let exchange = Exchange::of(&reply);
+        if exchange.is_for_later() {
+            return Ok((reply.json().ok().as_ref().and_then(id_of), exchange));
+        }
         let created: Value = json(&reply, "channel_reply_unusable")?;
         match id_of(&created) {
-            Some(id) => Ok((id, Exchange::of(&reply))),
+            Some(id) => Ok((Some(id), exchange)),
             None => Err(Failure::transient("channel_reply_unusable", "the created channel has no id").into()),
         }
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Trouble;
 
-/// Takes the tenant's token of the upstream limit, sends, and classifies. Cheap to clone into a step.
+/// Takes the tenant's tokens of the upstream limits, sends, and classifies. Cheap to clone into a step.
 #[derive(Clone)]
 pub struct Session<'e> {
     client: &'e Client,
@@ -111,11 +111,12 @@ impl<'e> Session<'e> {
     /// Makes `call`. `Ok` is a 2xx; what its body says is the caller's to judge.
     pub async fn call(&self, call: Call<'_>) -> Result<Reply, Trouble> {
         let bucket = self.provider.bucket(call.class);
-        self.pacer.take(&bucket).await?;
+        let more = self.provider.narrow_limits(call.endpoint, &call.method);
+        self.pacer.take_all(&bucket, &more).await?;
         let endpoint = call.endpoint.to_owned();
         let call = call.traceparent(self.traceparent.as_deref());
-        // The repetition after a 401 counts at the upstream, so that it takes a token of its own.
-        let leave = self.pacer.take(&bucket);
+        // The repetition after a 401 counts at the upstream, so that it takes tokens of its own.
+        let leave = self.pacer.take_all(&bucket, &more);
         let outcome = self.client.send_paced(&self.tenant, self.provider, call, leave).await?;
         match (classify(outcome.as_ref(), &self.provider.retry, self.now()), outcome) {
             (Class::Ok, Ok(reply)) => Ok(reply),
@@ -144,6 +145,11 @@ impl Exchange {
             request_id: reply.request_id.clone(),
             latency_ms: u64::try_from(reply.latency.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// The upstream took the request and has not carried it out: nobody knows yet whether it will.
+    pub fn is_for_later(&self) -> bool {
+        self.http_status == 202
     }
 }
 

@@ -5,11 +5,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
+    confirm::{Awaited, Place},
     payload,
     run::{Attempt, told},
     update::{Applied, Goal, Writer, patch},
 };
-use crate::{api::channels::Channel, trail::Trail};
+use crate::{
+    api::{channels::Channel, precondition::Standing},
+    trail::Trail,
+};
 
 /// The channel as the job found it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,53 +78,73 @@ impl Attempt<'_> {
         channel: &payload::Channel,
     ) -> Result<Applied, Failure> {
         let job = ctx.job().clone();
-        let goal = Goal::Set(patch(channel));
-        ctx.write_step("put", |key, begun| async move {
-            let writer = Writer { channels: &self.channels, id, base, goal, key: &key };
-            let applied = writer.write(begun).await?;
-            let status = if applied.changed { "updated" } else { "unchanged" };
-            let event = told(Trail::new("handshake.applied", &job, id, "put", status), &applied).event();
-            Ok(Done::new(applied).audit(event))
-        })
-        .await
+        let (goal, now) = (Goal::Set(patch(channel)), ctx.now());
+        let writing = goal.clone();
+        let applied: Applied = ctx
+            .write_step("put", |key, begun| async move {
+                let writer = Writer { channels: &self.channels, id, base, goal: writing, key: &key };
+                let applied = writer.write(begun, now).await?;
+                let status = match (applied.accepted_at, applied.changed) {
+                    (Some(_), _) => "accepted",
+                    (None, true) => "updated",
+                    (None, false) => "unchanged",
+                };
+                let event = told(Trail::new("handshake.applied", &job, id, "put", status), &applied).event();
+                Ok(Done::new(applied).audit(event))
+            })
+            .await?;
+        if let Some(since) = applied.accepted_at {
+            self.confirm(ctx, &Awaited { step: "put-confirm", since, place: Place::Channel(id), base, goal }).await?;
+        }
+        Ok(applied)
     }
 
     /// Creates the channel under the payload's id as external id. After a lost answer the platform is asked first.
     async fn create(&self, ctx: &mut JobContext, channel: &payload::Channel) -> Result<Applied, Failure> {
         let job = ctx.job().clone();
         let external = &self.request.channel_id;
-        let document = new_channel(channel, external)?;
-        ctx.write_step("create", |key, begun| async move {
-            let known = match begun {
-                Begun::Now => None,
-                Begun::OutcomeUnknown => self.channels.find(external).await?,
-            };
-            let (id, exchange) = match known {
-                Some(id) => (id, None),
-                None => match self.channels.create(&document, &key).await {
-                    Ok((id, exchange)) => (id, Some(exchange)),
-                    Err(trouble) if trouble.is_conflict() => match self.channels.find(external).await? {
-                        Some(id) => (id, None),
-                        None => return Err(trouble.into()),
+        let (document, now) = (new_channel(channel, external)?, ctx.now());
+        let applied: Applied = ctx
+            .write_step("create", |key, begun| async move {
+                let known = match begun {
+                    Begun::Now => None,
+                    Begun::OutcomeUnknown => self.channels.find(external).await?,
+                };
+                let (id, exchange) = match known {
+                    Some(id) => (Some(id), None),
+                    None => match self.channels.create(&document, &key).await {
+                        Ok((id, exchange)) => (id, Some(exchange)),
+                        Err(trouble) if trouble.is_conflict() => match self.channels.find(external).await? {
+                            Some(id) => (Some(id), None),
+                            None => return Err(trouble.into()),
+                        },
+                        Err(trouble) => return Err(trouble.into()),
                     },
-                    Err(trouble) => return Err(trouble.into()),
-                },
-            };
-            let applied = Applied {
-                id,
-                changed: true,
-                before: None,
-                after: document,
-                standing_before: None,
-                standing_after: None,
-                rereads: 0,
-                exchange,
-            };
-            let trail = Trail::new("handshake.applied", &job, &applied.id, "create", "created");
-            let event = told(trail, &applied).with("external_id", external.as_str()).event();
-            Ok(Done::new(applied).audit(event))
-        })
-        .await
+                };
+                let accepted_at = exchange.as_ref().filter(|exchange| exchange.is_for_later()).map(|_| now);
+                let applied = Applied {
+                    // Until the platform has given it one, the id that it will be found by.
+                    id: id.unwrap_or_else(|| external.clone()),
+                    changed: true,
+                    before: None,
+                    after: document,
+                    standing_before: None,
+                    standing_after: None,
+                    rereads: 0,
+                    exchange,
+                    accepted_at,
+                };
+                let status = if accepted_at.is_some() { "accepted" } else { "created" };
+                let trail = Trail::new("handshake.applied", &job, &applied.id, "create", status);
+                let event = told(trail, &applied).with("external_id", external.as_str()).event();
+                Ok(Done::new(applied).audit(event))
+            })
+            .await?;
+        let Some(since) = applied.accepted_at else { return Ok(applied) };
+        let nothing = Channel { document: Map::new(), standing: Standing::default() };
+        let (place, goal) = (Place::External(external), Goal::Set(patch(channel)));
+        let id = self.confirm(ctx, &Awaited { step: "create-confirm", since, place, base: &nothing, goal }).await?;
+        Ok(Applied { id, ..applied })
     }
 }
 

@@ -8,9 +8,11 @@ use url::Url;
 
 use super::{
     Handshake, Stage,
+    confirm::{Awaited, Place},
     door::Door,
     history,
     payload::Request,
+    publish::Publishing,
     settings::HandshakeSettings,
     update::{Applied, Goal, Writer},
     watch,
@@ -64,7 +66,7 @@ pub(super) async fn attempt(
     let (id, document, applied) = attempt.apply(ctx).await?;
     if applied.is_some() {
         *stage = Stage::Publish;
-        attempt.publish(ctx, &id, "publish", "handshake.published").await?;
+        attempt.publish(ctx, &id, &document, Publishing::NEW).await?;
     }
     if attempt.request.mode.probes() {
         *stage = Stage::Probe;
@@ -180,18 +182,26 @@ impl Attempt<'_> {
             let goal = Goal::PutBack(before.clone());
             let base = Channel { document: after.clone(), standing: Default::default() };
             let code = verdict.code.clone();
-            let outcome: Result<Applied, Failure> = ctx
+            let (now, undoing, from) = (ctx.now(), goal.clone(), &base);
+            let mut outcome: Result<Applied, Failure> = ctx
                 .write_step("rollback", |key, _| async move {
-                    let writer = Writer { channels: &self.channels, id, base: &base, goal, key: &key };
+                    let writer = Writer { channels: &self.channels, id, base: from, goal: undoing, key: &key };
                     // The marks of the write are not trusted: somebody may have changed the channel since.
-                    let undone = writer.write(Begun::OutcomeUnknown).await?;
+                    let undone = writer.write(Begun::OutcomeUnknown, now).await?;
                     let trail = Trail::new("handshake.rolled_back", &job, id, "rollback", "rolled_back");
                     let event = told(trail, &undone).with("reason", code).event();
                     Ok(Done::new(undone).audit(event))
                 })
                 .await;
+            if let Ok(Applied { accepted_at: Some(since), .. }) = &outcome {
+                let (since, place) = (*since, Place::Channel(id));
+                let awaited = Awaited { step: "rollback-confirm", since, place, base: &base, goal };
+                if let Err(failure) = self.confirm(ctx, &awaited).await {
+                    outcome = Err(failure);
+                }
+            }
             match outcome {
-                Ok(_) => self.publish(ctx, id, "rollback-publish", "handshake.rollback_published").await?,
+                Ok(undone) => self.publish(ctx, id, &undone.after, Publishing::OLD).await?,
                 // What others changed cannot be undone for them; the failed probe is still what ends the job.
                 Err(Failure::Conflict { .. }) => {
                     let trail = Trail::new("handshake.rollback_failed", ctx.job(), id, "rollback", "conflict");

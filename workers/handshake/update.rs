@@ -1,6 +1,7 @@
 //! The conditional write of a channel: read, merged and put back whole, so that nobody else's change is lost.
 
 use backhaul_engine::{Begun, Failure};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -37,6 +38,8 @@ pub(super) struct Applied {
     pub rereads: u32,
     /// The write; absent where nothing had to be sent.
     pub exchange: Option<Exchange>,
+    /// When the platform accepted the write for later; absent where it has carried it out.
+    pub accepted_at: Option<DateTime<Utc>>,
 }
 
 /// What is left to do for a document.
@@ -113,7 +116,7 @@ pub(super) struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes until the document holds, somebody else's change forbids it, or the platform fails.
-    pub(super) async fn write(&self, begun: Begun) -> Result<Applied, Failure> {
+    pub(super) async fn write(&self, begun: Begun, now: DateTime<Utc>) -> Result<Applied, Failure> {
         // A lost answer is no refusal: what an earlier attempt sent may stand there already.
         let mut current = match begun {
             Begun::Now => self.base.clone(),
@@ -129,6 +132,7 @@ impl Writer<'_> {
             match self.channels.put(self.id, &current.standing, &document, &key).await {
                 Ok((standing, exchange)) => {
                     return Ok(Applied {
+                        accepted_at: exchange.is_for_later().then_some(now),
                         id: self.id.to_owned(),
                         changed: true,
                         before: Some(current.document),
@@ -192,10 +196,11 @@ impl Writer<'_> {
             standing_after: Some(current.standing),
             rereads,
             exchange: None,
+            accepted_at: None,
         }
     }
 
-    fn conflict(&self, current: &Channel) -> Failure {
+    pub(super) fn conflict(&self, current: &Channel) -> Failure {
         Failure::Conflict {
             base: Value::Object(self.base.document.clone()),
             ours: Value::Object(self.ours()),
@@ -211,6 +216,17 @@ fn wanted(document: &Map<String, Value>, patch: &Value) -> Map<String, Value> {
         // A patch is an object, and so is what it makes of another.
         _ => Map::new(),
     }
+}
+
+/// The members of `document` that the job sets, in the form of a patch.
+pub(super) fn as_written(patch: &Value, document: &Map<String, Value>) -> Value {
+    let Value::Object(members) = patch else { return patch.clone() };
+    let part = |(name, patch): (&String, &Value)| {
+        let value = document.get(name)?;
+        let value = value.as_object().map_or_else(|| value.clone(), |inner| as_written(patch, inner));
+        Some((name.clone(), value))
+    };
+    Value::Object(members.iter().filter_map(part).collect())
 }
 
 #[cfg(test)]

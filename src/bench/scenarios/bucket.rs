@@ -38,7 +38,7 @@ pub(super) async fn run(bench: &Bench<'_>) -> Result<Round> {
     let database = bench.server.migrated().await?;
     enqueue::<PacedGet>(&database, jobs).await?;
     let store = database.store(1).await?;
-    backhaul_engine::set_limit(&store, TENANT, BUCKET, PER_MINUTE).await?;
+    backhaul_engine::set_limit(&store, TENANT, BUCKET, PER_MINUTE, &[]).await?;
     store.close().await;
     let mut meter = Meter::start(&database).await?;
     let how = WorkerProcess { work_ms: 0, concurrency: 16, prefetch: 16, simulator: Some(simulator.base_url()) };

@@ -105,7 +105,7 @@ const PARTS: [Part; 6] = [
     Part {
         member: "buckets",
         title: "Buckets",
-        sql: "select tenant, name, per_minute, backfill_share, probing,
+        sql: "select tenant, name, per_minute, within, nullif(array_to_string(within, ' '), '') as also, backfill_share, probing,
                   case when blocked_until > clock_timestamp() then blocked_until end as blocked_until,
                   case when blocked_until > clock_timestamp() then blocked_why end as blocked_why,
                   case when probing then 'probed' when blocked_until > clock_timestamp() then 'closed'
@@ -113,13 +113,17 @@ const PARTS: [Part; 6] = [
                   case when blocked_until > clock_timestamp()
                        then to_char(blocked_until at time zone 'utc', 'HH24:MI:SS') end as until
               from backhaul.buckets b
-              where ($1::text is null or exists (select from backhaul.kinds k where k.kind = $1 and b.name = any (k.pacing)))
+              where ($1::text is null or exists (
+                    select from backhaul.kinds k where k.kind = $1 and (b.name = any (k.pacing) or exists (
+                        select from backhaul.buckets o
+                        where o.tenant = b.tenant and o.name = any (k.pacing) and b.name = any (o.within)))))
                 and ($2::text is null or tenant = $2)
               order by coalesce(blocked_until > clock_timestamp(), false) desc, tenant, name limit $3",
         columns: &[
             ("tenant", "TENANT"),
             ("name", "BUCKET"),
             ("per_minute", "A MINUTE"),
+            ("also", "WITHIN"),
             ("backfill_share", "BACKFILL"),
             ("state", "STATE"),
             ("until", "UNTIL"),

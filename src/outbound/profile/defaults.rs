@@ -61,6 +61,7 @@ pub(super) const GENESYS: Defaults = Defaults {
         ("channels", "/api/v2/webchat/channels"),
         ("channel", "/api/v2/webchat/channels/{channelId}"),
         ("channel_publish", "/api/v2/webchat/channels/{channelId}/publish"),
+        ("channel_live", "/api/v2/webchat/channels/{channelId}/published"),
         ("webhooks", "/api/v2/webhooks"),
         ("webhook", "/api/v2/webhooks/{webhookId}"),
         ("audit", "/api/v2/audits/query"),

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     Auth, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, defaults::Defaults,
-    document::Section, load::Loader,
+    document::Section, limits, load::Loader,
 };
 use crate::{
     classify::{RateHeaders, RetryRules},
@@ -23,6 +23,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
     let auth = read_auth(&mut section, base_url.as_ref(), defaults, insecure);
     let endpoints = read_endpoints(section.table("endpoints"), defaults, loader);
     let buckets = read_buckets(section.table("buckets"), defaults, loader);
+    let limits = limits::read(&mut section, &buckets, &endpoints);
     let mut retry = defaults.retry();
     if let Some(table) = section.table("retry") {
         read_retry(table, &mut retry);
@@ -52,6 +53,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
         oauth: auth?,
         endpoints,
         buckets,
+        limits,
         retry,
         occ,
         idem,

@@ -11,6 +11,7 @@ fn paths_name_resources() {
             Class::CxoneWebchat,
         ),
         ("/genesys/api/v2/webchat/channels/cfg_1/publish", Route::ChannelPublish(id()), Class::GenesysChannels),
+        ("/genesys/api/v2/webchat/channels/cfg_1/published", Route::ChannelPublished(id()), Class::GenesysChannels),
         ("/crm/api/v1/threads/cfg_1", Route::Thread(id()), Class::CrmThreads),
         ("/threads/cfg_1", Route::Thread(id()), Class::CrmThreads),
         ("/genesys/oauth/token", Route::Token, Class::GenesysToken),

@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use self::cases::{
-    ADVANCE, ASYNC_AUDIT, CREATE, CRM_SYNC, Case, DELIVER, ENRICHMENT, ENRICHMENT_LATER, HANDSHAKE, NOTE, PUBLISH,
-    RECONCILE, ROLLBACK, WIDGET_LATER, WIDGET_PATCH,
+    ADVANCE, ASYNC_AUDIT, CREATE, CREATE_LATER, CRM_SYNC, Case, DELIVER, ENRICHMENT, ENRICHMENT_LATER, HANDSHAKE,
+    HANDSHAKE_LATER, NOTE, PUBLISH, RECONCILE, ROLLBACK, WIDGET_LATER, WIDGET_PATCH,
 };
 use super::{
     doors::{self, Doors},
@@ -332,6 +332,19 @@ async fn accepted_writes_killed_at_every_row() {
 async fn accepted_writes_repeated() {
     repeated(WIDGET_LATER).await;
     repeated(ENRICHMENT_LATER).await;
+}
+
+/// Covers row 30, row 201 for channels.
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_channels_killed_at_every_row() {
+    killed_at_every_row(HANDSHAKE_LATER).await;
+    killed_at_every_row(CREATE_LATER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_channels_repeated() {
+    repeated(HANDSHAKE_LATER).await;
+    repeated(CREATE_LATER).await;
 }
 
 /// Covers row 178, row 201 for reconciliations.

@@ -9,6 +9,8 @@ mod every_step;
 mod examples;
 mod forgotten;
 mod handshake;
+mod handshake_later;
+mod limits;
 mod profile;
 mod retries;
 mod silence;

@@ -15,7 +15,7 @@ async fn a_worker_works_with_the_workers_role_alone() {
     let login = Login::of(&db, Some("backhaul_worker")).await;
     let store = login.store().await;
     backhaul_engine::check_version(&store).await.expect("may look");
-    backhaul_engine::set_limit(&store, "default", "toy/box", 100_000).await.expect("may say");
+    backhaul_engine::set_limit(&store, "default", "toy/box", 100_000, &[]).await.expect("may say");
     let ids = db
         .toys(&[
             Toy::new(1),

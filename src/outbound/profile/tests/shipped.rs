@@ -26,7 +26,7 @@ fn the_readme_explains_every_key() {
         format!(
             "[{name}]\nzz = 1\n[{name}.oauth]\nzz = 1\ngrant = \"password\"\n[{name}.endpoints]\nzz = \"/\"\n\
              [{name}.buckets]\nzz = 1\n[{name}.retry]\nzz = 1\n[{name}.occ]\nzz = 1\n[{name}.idem]\nzz = 1\n\
-             [{name}.ratelimit]\nzz = 1\n"
+             [{name}.ratelimit]\nzz = 1\n[[{name}.limits]]\nzz = 1\n"
         )
     };
     let text = format!(
@@ -40,7 +40,7 @@ fn the_readme_explains_every_key() {
         .iter()
         .filter_map(|error| Some(error.split_once("zz is not a key of this section; known are ")?.1))
         .collect();
-    assert_eq!(lists.len(), 29, "{found:#?}");
+    assert_eq!(lists.len(), 32, "{found:#?}");
     for key in lists.iter().flat_map(|list| list.split(", ")) {
         // Known only to refuse them with a better message.
         let refused = ["token", "client_secret", "password", "secret", "previous_secret"].contains(&key)

@@ -116,6 +116,15 @@ pub(super) const WIDGET_LATER: Case = Case {
 pub(super) const ENRICHMENT_LATER: Case =
     Case { calls: &[("cxone/profiles", "GET", false)], answers: &[("cxone/profiles", "PATCH", 202)], ..ENRICHMENT };
 
+pub(super) const HANDSHAKE_LATER: Case = Case {
+    calls: &[("genesys/channels", "GET", false), ("genesys/webhooks", "POST", true)],
+    answers: &[("genesys/channels", "PUT", 202)],
+    ..HANDSHAKE
+};
+
+pub(super) const CREATE_LATER: Case =
+    Case { calls: &[("genesys/channels", "GET", false)], answers: &[("genesys/channels", "POST", 202)], ..CREATE };
+
 /// The source's thread, which has three messages, is compared with a CRM that has none.
 pub(super) const RECONCILE: Case = Case {
     payload: |_, _, id, _| json!({"threadId": id, "reconcile": true}),
