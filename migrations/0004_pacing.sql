@@ -70,6 +70,7 @@ begin
             -- The next probe is ten seconds away for everybody: at most six a minute.
             granted := least(granted, 1);
             b.blocked_until := v_now + interval '10 seconds';
+            b.blocked_why := 'upstream down: one job tries it';
         end if;
         if b.per_minute is not null then
             v_rate := backhaul.bucket_rate(b.per_minute) * greatest(0, extract(epoch from v_now - b.refilled_at));
@@ -103,7 +104,7 @@ begin
             tokens = b.tokens - case when b.per_minute is null then 0 else granted end,
             backfill_tokens = b.backfill_tokens
                 - case when p_backfill and b.per_minute is not null and b.backfill_share < 1 then granted else 0 end,
-            refilled_at = b.refilled_at, blocked_until = b.blocked_until
+            refilled_at = b.refilled_at, blocked_until = b.blocked_until, blocked_why = b.blocked_why
         where x.tenant = b.tenant and x.name = b.name;
     end loop;
 end $$;

@@ -19,7 +19,8 @@ declare
     v_sure bigint[];
 begin
     -- A free key goes to the oldest job of the key that could run: usually the candidate itself, else the older job
-    -- that waits in another lane or priority. In key order, so that two claims cannot deadlock.
+    -- that waits in another lane or priority. In key order, so that two calls cannot deadlock; two claims can, that meet
+    -- two keys each over two cursors, and then Postgres ends one of them, whose worker claims again.
     insert into backhaul.key_holders (tenant, ordering_key, job_id)
     select distinct on (j.tenant, j.ordering_key) j.tenant, j.ordering_key,
         coalesce((select o.id from backhaul.jobs o

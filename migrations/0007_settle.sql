@@ -171,9 +171,14 @@ begin
         where c.for_ms > 0
         group by c.tenant, c.bucket order by 1, 2
         on conflict (tenant, name) do update set
-            blocked_until = greatest(x.blocked_until, excluded.blocked_until), blocked_why = excluded.blocked_why,
+            -- The reason belongs to the time, so that an upstream that is up again is still left alone for as long as
+            -- it asked for.
+            blocked_until = greatest(x.blocked_until, excluded.blocked_until),
+            blocked_why = case when x.blocked_until > excluded.blocked_until then x.blocked_why else excluded.blocked_why end,
             probing = x.probing or excluded.probing;
-        update backhaul.buckets x set probing = false, blocked_until = null, blocked_why = null
+        update backhaul.buckets x set probing = false,
+            blocked_until = case when x.blocked_why like 'upstream down:%' then null else x.blocked_until end,
+            blocked_why = case when x.blocked_why like 'upstream down:%' then null else x.blocked_why end
         from jsonb_to_recordset(p_closed) as c (tenant text, bucket text, for_ms bigint)
         where c.for_ms = 0 and x.tenant = c.tenant and x.name = c.bucket and x.probing;
     end if;

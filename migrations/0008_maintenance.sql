@@ -256,11 +256,15 @@ begin
     if not backhaul.my_turn('unblock', p_every) then
         return 0;
     end if;
-    delete from backhaul.key_holders h where not exists (select from backhaul.jobs j where j.id = h.job_id)
-        and (h.stopping_until is null or h.stopping_until <= clock_timestamp())
-        and not exists (select from backhaul.jobs j where j.tenant = h.tenant and j.ordering_key = h.ordering_key
-                        and j.seq is null and j.due_at is null);
-    perform backhaul.hand_over((select array_agg(h.job_id) from backhaul.key_holders h
+    delete from backhaul.key_holders x using (
+        select h.tenant, h.ordering_key from backhaul.key_holders h
+        where not exists (select from backhaul.jobs j where j.id = h.job_id)
+          and (h.stopping_until is null or h.stopping_until <= clock_timestamp())
+          and not exists (select from backhaul.jobs j where j.tenant = h.tenant and j.ordering_key = h.ordering_key
+                          and j.seq is null and j.due_at is null)
+        order by h.tenant, h.ordering_key for update skip locked) h
+    where x.tenant = h.tenant and x.ordering_key = h.ordering_key;
+    perform backhaul.hand_over((select array_agg(h.job_id order by h.tenant, h.ordering_key) from backhaul.key_holders h
         where not exists (select from backhaul.jobs j where j.id = h.job_id)
           and (h.stopping_until is null or h.stopping_until <= clock_timestamp())));
     with free as (
@@ -307,7 +311,7 @@ $$;
 
 -- One heartbeat for everything in the worker's hands. `gone` names jobs that were cancelled; `alive` is false when the
 -- worker was given up for dead. The jobs of leases that the worker does not know go back: the reply to its claim was
--- lost with a connection, or a settle was refused. Thirty seconds are longer than any claim may take.
+-- lost with a connection, or a settle was refused. Forty-five seconds are longer than a worker waits for a claim.
 create function backhaul.heartbeat(p_worker uuid, p_jobs bigint[], p_leases bigint[], p_stopping boolean,
                                    out alive boolean, out now timestamptz, out gone bigint[], out workers integer)
 language plpgsql security definer
@@ -325,7 +329,7 @@ begin
     alive := found;
     select array_agg(u.id) into v_unknown from (
         select l.id from backhaul.leases l where l.worker = p_worker and l.id <> all (p_leases)
-            and l.claimed_at < clock_timestamp() - interval '30 seconds' order by l.id for update) u;
+            and l.claimed_at < clock_timestamp() - interval '45 seconds' order by l.id for update) u;
     if v_unknown is not null then
         update backhaul.jobs j set seq = null, due_at = clock_timestamp()
         where j.id = any (backhaul.jobs_of(v_unknown));
@@ -345,10 +349,16 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set jit = off
 as $$
+declare
+    v_leases bigint[];
 begin
-    update backhaul.jobs j set seq = null, due_at = clock_timestamp()
-    where j.id = any (backhaul.jobs_of(array(select l.id from backhaul.leases l where l.worker = p_worker)));
-    delete from backhaul.leases l where l.worker = p_worker;
+    -- A settle of this worker's that is still under way holds its leases; what it puts back is another's from then on.
+    select array_agg(h.id) into v_leases from (
+        select l.id from backhaul.leases l where l.worker = p_worker order by l.id for update) h;
+    if v_leases is not null then
+        update backhaul.jobs j set seq = null, due_at = clock_timestamp() where j.id = any (backhaul.jobs_of(v_leases));
+        delete from backhaul.leases l where l.id = any (v_leases);
+    end if;
     delete from backhaul.sleepers s where s.worker = p_worker;
     delete from backhaul.workers w where w.id = p_worker;
     perform backhaul.wake();

@@ -255,6 +255,8 @@ as $$
 declare
     d backhaul.dead_letters;
     k backhaul.kinds;
+    v_path1 text[];
+    v_path2 text[];
 begin
     perform pg_current_xact_id();
     delete from backhaul.dead_letters x where x.id = dead_replay.job_id returning x.* into d;
@@ -274,6 +276,12 @@ begin
         end if;
         -- Another payload is another request: what was done for the old one says nothing about it.
         delete from backhaul.steps s where s.job_id = d.id;
+        -- And it may be about another resource, whose jobs it must wait for.
+        v_path1 := string_to_array(k.ordering_paths[1], '.');
+        v_path2 := string_to_array(k.ordering_paths[2], '.');
+        if d.ordering_key = backhaul.derived_key(d.kind, v_path1, v_path2, d.payload) then
+            d.ordering_key := backhaul.derived_key(d.kind, v_path1, v_path2, dead_replay.payload);
+        end if;
     end if;
     insert into backhaul.jobs (id, priority, version, max_attempts, rescues, replays, due_at, deadline_at, enqueued_at,
         kind, tenant, ordering_key, idempotency_key, enqueued_by, traceparent, payload, errors)

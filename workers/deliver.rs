@@ -172,7 +172,9 @@ mod tests {
         for status in [400, 401, 403, 404, 409, 410, 412, 422] {
             assert!(matches!(failure(reply(status)), Failure::Permanent(cause) if cause.code == "delivery_refused"));
         }
-        assert!(matches!(failure(reply(429)), Failure::Throttled { bucket, .. } if bucket == "deliver/analytics"));
+        assert!(
+            matches!(failure(reply(429)), Failure::Throttled { bucket: Some(bucket), .. } if bucket == "deliver/analytics")
+        );
         let lost = CallError::Ambiguous { detail: "reset".into(), timed_out: false, replay_safe: true };
         assert!(matches!(failure(Err(lost)), Failure::Transient { .. }));
     }

@@ -14,13 +14,18 @@ use crate::{
     attempt::Workbench,
     breaker::{Breaker, CLOSED_FOR, Change},
     context::JobInfo,
-    decide::{ErrorRecord, Verdict},
+    decide::{Close, ErrorRecord, Verdict},
     events::{self, EventColumns, EventRow, JobEvent},
     hands::{Hands, Held},
     metrics::Metrics,
     settle::Settlement,
     store::Store,
 };
+
+/// Whether the provider that `bucket` belongs to looks down.
+fn is_down(bucket: &str, error: &ErrorRecord) -> bool {
+    error.down.is_some_and(|provider| bucket.split('/').next() == Some(provider))
+}
 
 /// One entry of settle's `others`.
 #[derive(Serialize)]
@@ -100,7 +105,8 @@ impl Batch {
         let tenant = &settled.job.tenant;
         let (change, why) = match &settled.verdict {
             Verdict::Done => (breaker.succeeded(tenant, bucket, settled.probe), String::new()),
-            Verdict::Retry { error, .. } | Verdict::Dead { error } if error.upstream_down => {
+            // Another upstream of the job's that is down says nothing about this one.
+            Verdict::Retry { error, .. } | Verdict::Dead { error } if is_down(bucket, error) => {
                 let change = breaker.failed(tenant, bucket, settled.probe, Instant::now());
                 (change, format!("upstream down: {}", error.code))
             }
@@ -161,12 +167,15 @@ impl Batch {
             Verdict::Later { delay, error, close } => {
                 let attempt = finished.left.attempts_reset.then_some(0);
                 self.others.push(other("later", *delay, attempt, None, error.as_ref()));
-                if let Some((bucket, why)) = close {
-                    let for_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                if let Some(Close { bucket, pause, why }) = close {
+                    let for_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                     self.closed.push(value(Closed { tenant: &job.tenant, bucket, for_ms, why, probing: false }));
                 }
-                let name = if close.is_some() { "dev.backhaul.job.throttled" } else { "dev.backhaul.job.snoozed" };
-                error.as_ref().map(|error| told(Some(error), name))
+                error.as_ref().map(|error| {
+                    let throttled = error.class == "throttled";
+                    let name = if throttled { "dev.backhaul.job.throttled" } else { "dev.backhaul.job.snoozed" };
+                    told(Some(error), name)
+                })
             }
             Verdict::Dead { error } => {
                 warn!(job_id = job.id, kind = %job.kind, tenant = %job.tenant, code = error.code, step = error.step,
@@ -263,7 +272,7 @@ impl Batch {
             http_status: None,
             message: format!("the attempt ended, and Postgres does not store how: {error}"),
             step: None,
-            upstream_down: false,
+            down: None,
         };
         warn!(job_id = job.id, kind = %job.kind, tenant = %job.tenant, %error, "dead letter: outcome refused");
         let about = JobEvent { code: Some(record.code), message: Some(&record.message), ..JobEvent::default() };
@@ -285,7 +294,7 @@ impl Batch {
             keyed: self.keyed,
             events: vec![(job.clone(), event)],
             jobs: vec![job],
-            closed: std::mem::take(&mut self.closed),
+            // Without what it would have closed: that may be what Postgres does not take.
             refusal: true,
             ..Self::default()
         };
@@ -293,6 +302,6 @@ impl Batch {
 
     /// Says that nothing of it could be written.
     pub(crate) fn give_up(&self, error: &sqlx::Error) {
-        tracing::error!(%error, jobs = self.held.len(), "settle refused; the jobs go back in half a minute");
+        tracing::error!(%error, jobs = self.held.len(), "settle refused; the jobs go back within a minute");
     }
 }

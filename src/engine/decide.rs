@@ -62,16 +62,24 @@ pub(crate) enum Verdict {
         attempt: u16,
         error: ErrorRecord,
     },
-    /// Due again after `delay`; costs nothing. Closes a bucket where `close` names one.
+    /// Due again after `delay`; costs nothing.
     Later {
         delay: Duration,
         error: Option<ErrorRecord>,
-        close: Option<(String, String)>,
+        close: Option<Close>,
     },
     Dead {
         error: ErrorRecord,
     },
     Nothing,
+}
+
+/// A pause that an upstream asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Close {
+    pub bucket: String,
+    pub pause: Duration,
+    pub why: String,
 }
 
 /// One entry of a job's error history. Member order is the order of canonical JSON.
@@ -89,7 +97,7 @@ pub(crate) struct ErrorRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
     #[serde(skip)]
-    pub upstream_down: bool,
+    pub down: Option<&'static str>,
 }
 
 /// Decides. `jitter` is in [0, 1); `step` is the step that was being taken.
@@ -103,7 +111,7 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
         http_status: cause.http_status,
         message: cause.message,
         step: step.clone(),
-        upstream_down: cause.upstream_down,
+        down: cause.down,
     };
     let failure = match outcome {
         Outcome::Done => return Verdict::Done,
@@ -134,13 +142,13 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
             }
             let wait = (until - now).to_std().unwrap_or(Duration::ZERO);
             // Spread the return over a tenth of the pause, at most five seconds, so that the bucket's jobs do not
-            // all knock at the same moment.
+            // all knock at the same moment. The pause itself is as long as the upstream asked for.
             let spread = wait.mul_f64(0.1).min(Duration::from_secs(5)).mul_f64(jitter);
             let why = format!("{}: {}", cause.code, cause.message);
             Verdict::Later {
                 delay: wait + spread,
                 error: Some(record("throttled", cause, None)),
-                close: Some((bucket, why)),
+                close: bucket.map(|bucket| Close { bucket, pause: wait, why }),
             }
         }
         Failure::Snoozed { until, cause } => {
@@ -216,12 +224,14 @@ mod tests {
     fn throttling_costs_no_attempt_and_ends_at_the_deadline() {
         let throttled = Outcome::Failed(Failure::throttled("cxone/profiles", at(60), "rate_limited", "429"));
         match of(throttled.clone(), 2) {
-            Verdict::Later { delay, close: Some((bucket, _)), .. } => {
-                assert_eq!(bucket, "cxone/profiles");
+            Verdict::Later { delay, close: Some(Close { bucket, pause, .. }), .. } => {
+                assert_eq!((bucket.as_str(), pause), ("cxone/profiles", Duration::from_secs(60)));
                 assert!(delay >= Duration::from_secs(60) && delay < Duration::from_secs(66), "{delay:?}");
             }
             other => panic!("{other:?}"),
         }
+        // Who only meets the pause does not prolong it.
+        assert!(matches!(of(Outcome::Failed(Failure::paced(at(60), "closed")), 2), Verdict::Later { close: None, .. }));
         let late = decide(throttled, facts(0), None, at(3_600), 0.5);
         assert!(matches!(late, Verdict::Dead { .. }), "{late:?}");
     }

@@ -19,8 +19,9 @@ pub struct Cause {
     pub message: String,
     /// Status of the upstream's answer, where one arrived.
     pub http_status: Option<u16>,
-    /// The upstream looks down: enough of these in a row close its bucket for the fleet.
-    pub upstream_down: bool,
+    /// The provider that looks down, as the first part of its buckets' names: enough of these in a row close the bucket
+    /// of the job's kind for the fleet, where it is this provider's.
+    pub down: Option<&'static str>,
 }
 
 /// The outcome of an attempt that did not succeed. `decide` turns it into a verdict.
@@ -35,11 +36,13 @@ pub enum Failure {
         /// The upstream's Retry-After, already clamped by the caller.
         not_before: Option<DateTime<Utc>>,
     },
-    /// The upstream refuses more traffic: pauses the bucket for the whole fleet, costs no attempt.
+    /// An upstream takes no more traffic now: costs no attempt.
     Throttled {
-        /// `provider/class`, for example `cxone/profiles`; the tenant is the job's.
-        bucket: String,
-        /// When the bucket may be used again.
+        /// What the upstream refused, as `provider/class`, for example `cxone/profiles`: pauses it for the whole fleet,
+        /// the tenant being the job's. `None` where the job only met a pause or a limit that the fleet knows: one that
+        /// was prolonged by all who meet it would never end.
+        bucket: Option<String>,
+        /// When there may be room again.
         until: DateTime<Utc>,
         /// What happened.
         cause: Cause,
@@ -75,9 +78,14 @@ impl Failure {
         Self::Transient { cause: Cause::new(code, error), not_before: None }
     }
 
-    /// The bucket `provider/class` is closed until `until`.
+    /// The upstream refuses requests of the bucket `provider/class` until `until`.
     pub fn throttled(bucket: impl Into<String>, until: DateTime<Utc>, code: &'static str, error: impl Display) -> Self {
-        Self::Throttled { bucket: bucket.into(), until, cause: Cause::new(code, error) }
+        Self::Throttled { bucket: Some(bucket.into()), until, cause: Cause::new(code, error) }
+    }
+
+    /// The fleet's own limit, or a pause that it knows, leaves no room until `until`.
+    pub fn paced(until: DateTime<Utc>, error: impl Display) -> Self {
+        Self::Throttled { bucket: None, until, cause: Cause::new("rate_limited", error) }
     }
 
     /// Looks again at `until`.
@@ -131,6 +139,6 @@ impl Cause {
             let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
             message.truncate(cut);
         }
-        Self { code, message, http_status: None, upstream_down: false }
+        Self { code, message, http_status: None, down: None }
     }
 }

@@ -81,8 +81,10 @@ pub(crate) async fn heartbeats(
         .bind(&leases)
         .bind(signals.stopping.load(Ordering::Relaxed))
         .fetch_one(&own);
-        let Ok(beat) = timeout(options.dead_after, beat).await else {
-            warn!("no answer to a heartbeat within {:?}; trying another connection", options.dead_after);
+        // Early enough for another connection to be tried before this worker is given up.
+        let patience = options.dead_after / 4;
+        let Ok(beat) = timeout(patience, beat).await else {
+            warn!("no answer to a heartbeat within {patience:?}; trying another connection");
             own = bench.store.apart();
             continue;
         };
@@ -123,9 +125,11 @@ impl Upkeep {
     /// Runs them until `stop`. One that takes long or fails holds up none that has to be quick.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let often = self.options.sweep;
+        // Rescue takes a long time without a look for an outage, after which nobody is given up (`backhaul.rescue`).
+        let looks = often.min(self.options.heartbeat);
         tokio::join!(
             every(often, &stop, "the sweep", || self.sweep()),
-            every(often, &stop, "rescue", || self.rescue_and_stand_alone()),
+            every(looks, &stop, "rescue", || self.rescue_and_stand_alone()),
             every(backlog::LOOK_EVERY, &stop, "the look at sinks", || self.look_at_sinks()),
             every(RARE_EVERY, &stop, "upkeep", || self.clean_up()),
         );

@@ -72,9 +72,8 @@ impl Pacer {
             let wait = Duration::from_millis(u64::try_from(answer.wait_ms.unwrap_or(100)).unwrap_or(100).max(1));
             let why = answer.why.unwrap_or_default();
             if why != "limit" || waited + wait > WAIT_MAX {
-                let (until, refused) = (self.clock.now() + wait, answer.refused.unwrap_or_else(|| bucket.to_owned()));
-                let message = format!("{refused}: {why}");
-                return Err(Failure::throttled(refused, until, "rate_limited", message));
+                let refused = answer.refused.as_deref().unwrap_or(bucket);
+                return Err(Failure::paced(self.clock.now() + wait, format!("{refused}: {why}")));
             }
             tokio::time::sleep(wait).await;
             waited += wait;

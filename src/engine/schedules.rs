@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    pooler,
     reconnect::{Pause, is_passing},
     store::Store,
     timetable::{MISSED_MAX, Missed, Plan, Timetable},
@@ -36,7 +37,7 @@ struct Due {
 pub(crate) async fn run(store: Store, stop: CancellationToken) {
     let mut pause = Pause::default();
     loop {
-        match fire(&store).await {
+        match pooler::answered(fire(&store)).await {
             Ok(()) => pause = Pause::default(),
             Err(error) if is_passing(&error) => {
                 tokio::select! {
@@ -67,7 +68,7 @@ async fn fire(store: &Store) -> Result<(), sqlx::Error> {
 
 /// One schedule, in a transaction of its own: the runs and the move to the next time commit together or not at all.
 async fn fire_one(connection: &mut PgConnection, seen: &[String]) -> Result<Option<String>, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = connection.begin_with(pooler::BEGIN).await?;
     // No statement has a name on the server: behind a transaction pooler, names belong to somebody else.
     let due: Option<Due> = sqlx::query_as("select * from backhaul.schedule_due($1)")
         .bind(seen)

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+};
 use tracing::warn;
 
 use crate::{
@@ -77,13 +80,16 @@ async fn settle(batch: Batch, bench: Arc<Workbench>, hands: Arc<Hands>) -> Vec<i
 
 /// Writes outcomes until the channel closes. A lone job waits for nothing; a busy worker batches hundreds, and has the
 /// next batch executed while the one before waits for the disk. A database that is away is waited for.
+///
+/// # Errors
+/// A write broke off, by a bug of ours. What it had stays in hand, and with it its leases: this life cannot go on.
 pub(crate) async fn run(
     bench: Arc<Workbench>,
     hands: Arc<Hands>,
     metrics: Arc<Metrics>,
     mut outcomes: mpsc::UnboundedReceiver<Settlement>,
     sealed: Arc<tokio::sync::Notify>,
-) {
+) -> Result<(), JoinError> {
     let mut desk = Desk::default();
     let mut breaker = Breaker::default();
     let mut writes = JoinSet::new();
@@ -95,7 +101,7 @@ pub(crate) async fn run(
             writes.spawn(settle(batch, bench.clone(), hands.clone()));
         }
         if !open && writes.is_empty() && desk.is_empty() {
-            return;
+            return Ok(());
         }
         tokio::select! {
             count = outcomes.recv_many(&mut arrived, BATCH_MAX), if open && desk.has_room() => {
@@ -107,11 +113,7 @@ pub(crate) async fn run(
                 desk.accept(arrived.drain(..));
             }
             Some(written) = writes.join_next() => {
-                match written {
-                    Ok(leases) => desk.written(&leases),
-                    // A bug of ours. Its jobs go back in half a minute, as those of a refused settle.
-                    Err(error) => tracing::error!(%error, "settle broke off"),
-                }
+                desk.written(&written?);
                 if writes.is_empty() {
                     desk.quiet();
                 }

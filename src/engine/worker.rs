@@ -1,14 +1,17 @@
 //! A worker: claims on one side, attempts in the middle, settles on the other, and maintenance beside them.
 
 use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -35,6 +38,9 @@ const DUE_LAG: TimeDelta = TimeDelta::seconds(2);
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest time between two such looks.
 const FULL_LOOK_EVERY_MAX: Duration = Duration::from_secs(60);
+
+/// What settles have to write the last outcomes at a stop, however short the grace is.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a worker works. See `config/default.toml` for what each means to an operator.
 #[derive(Debug, Clone)]
@@ -158,9 +164,10 @@ async fn live(
     let stopping = CancellationToken::new();
     let quit = CancellationToken::new();
     let relay_quit = CancellationToken::new();
-    let settles = tokio::spawn(settle::run(bench.clone(), hands.clone(), metrics.clone(), results, settled.clone()));
-    let attempts =
-        tokio::spawn(apalis::run(bench.clone(), inbox, outcomes.clone(), options.concurrency, stopping.clone()));
+    let settles = settle::run(bench.clone(), hands.clone(), metrics.clone(), results, settled.clone());
+    let settles = tokio::spawn(vital("settling", signals.lost.clone(), settles));
+    let attempts = apalis::run(bench.clone(), inbox, outcomes.clone(), options.concurrency, stopping.clone());
+    let attempts = tokio::spawn(vital("the execution layer", signals.lost.clone(), attempts));
     let around = vec![
         tokio::spawn(maintenance::heartbeats(
             bench.clone(),
@@ -211,7 +218,7 @@ async fn live(
     wind_down(&hands, &signals, &options, attempts, outcomes).await;
     // Everybody who could report an outcome is gone, so the settles end once they have written what is there. While
     // the database is away they wait for it, but not for longer than a stop may take.
-    finish("settling", settles, options.grace).await;
+    finish("settling", settles, options.grace.max(SETTLE_WITHIN)).await;
     quit.cancel();
     for task in around {
         finish("maintenance", task, Duration::from_secs(5)).await;
@@ -233,6 +240,17 @@ async fn live(
     Ok(())
 }
 
+/// Runs what a life cannot go on without. Where it fails, the life is given up: heartbeats would keep what is in its hands
+/// from everybody else for ever.
+async fn vital<E: std::fmt::Display>(what: &str, lost: CancellationToken, task: impl Future<Output = Result<(), E>>) {
+    match AssertUnwindSafe(task).catch_unwind().await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error!(%error, "{what} broke off; this worker begins anew, and its jobs are rescued"),
+        Err(_) => error!("{what} panicked; this worker begins anew, and its jobs are rescued"),
+    }
+    lost.cancel();
+}
+
 async fn register(bench: &Workbench, options: &WorkerOptions) -> Result<(), sqlx::Error> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
@@ -252,11 +270,11 @@ async fn register(bench: &Workbench, options: &WorkerOptions) -> Result<(), sqlx
 }
 
 /// Lets running attempts end within the grace; what is still running then is stopped and reported interrupted.
-async fn wind_down<E: std::fmt::Display>(
+async fn wind_down(
     hands: &Hands,
     signals: &Signals,
     options: &WorkerOptions,
-    attempts: JoinHandle<Result<(), E>>,
+    attempts: JoinHandle<()>,
     outcomes: Outcomes,
 ) {
     signals.stopping.store(true, Ordering::Relaxed);
@@ -267,13 +285,9 @@ async fn wind_down<E: std::fmt::Display>(
         options.grace
     };
     let stop_attempts = attempts.abort_handle();
-    match tokio::time::timeout(grace, attempts).await {
-        Ok(Ok(Err(error))) => tracing::error!(%error, "the execution layer stopped"),
-        Ok(Ok(Ok(())) | Err(_)) => {}
-        Err(_) => {
-            warn!(jobs = hands.count(), "the grace is over; what still runs goes back without costing an attempt");
-            stop_attempts.abort();
-        }
+    if tokio::time::timeout(grace, attempts).await.is_err() {
+        warn!(jobs = hands.count(), "the grace is over; what still runs goes back without costing an attempt");
+        stop_attempts.abort();
     }
     drop(outcomes);
 }
@@ -316,7 +330,7 @@ impl Claims<'_> {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "claim refused");
+                    error!(%error, "claim refused");
                     pause.after(&error, "claims").await;
                 }
             }

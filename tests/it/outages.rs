@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use backhaul_engine::WorkerOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
@@ -309,4 +310,26 @@ async fn a_long_outage_is_nobodys_crash() {
     db.run("update backhaul.workers set heartbeat_at = heartbeat_at - interval '20 s'").await;
     assert_eq!(db.one::<i32>("select backhaul.rescue('15 s', '0')").await, 1, "silent while others looked");
     assert_eq!(db.one::<i64>("select rescues::bigint from backhaul.jobs").await, 1);
+}
+
+/// What a worker looks for rarely, it must not take for an outage each time: nobody would ever be given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_sweeps_rarely_rescues_all_the_same() {
+    let db = database().await;
+    db.toys(&[Toy::new(0)]).await;
+    db.run(
+        "select backhaul.register_worker('00000000-0000-4000-8000-000000000001', 'here', 1, 'test', '{toy@1}', 1);
+         select * from backhaul.claim('00000000-0000-4000-8000-000000000001', '{toy@1}', 1, '-infinity')",
+    )
+    .await;
+    let env = ToyEnv::new();
+    let options = WorkerOptions {
+        heartbeat: Duration::from_millis(200),
+        dead_after: Duration::from_secs(2),
+        sweep: Duration::from_secs(60),
+        ..Worker::patient()
+    };
+    let worker = Worker::start_with(db.store.clone(), &env, options);
+    eventually("the job is rescued and ends", async || db.unfinished().await == 0).await;
+    worker.stop().await;
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backhaul_engine::WorkerOptions;
+use sqlx::AssertSqlSafe;
 use tokio::time::Instant;
 
 use crate::support::{Database, PATIENCE, Toy, ToyEnv, Worker, database, eventually};
@@ -104,4 +105,53 @@ async fn an_idle_worker_leaves_at_once() {
     worker.stop().await;
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     nothing_is_left_of_workers(&db).await;
+}
+
+async fn run(db: &Database, sql: String) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(db.store.pool()).await.expect("runs");
+}
+
+/// A worker that signs off while one of its settles is still under way hands back what it has then, and not what the
+/// settle had put back and another worker has taken since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_worker_took_meanwhile_is_not_handed_back() {
+    let db = database().await;
+    let ids = db.toys(&[Toy::new(0), Toy::new(1)]).await;
+    let [leaving, next] = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
+    for worker in [leaving, next] {
+        run(&db, format!("select backhaul.register_worker('{worker}', 'here', 1, 'test', '{{toy@1}}', 9)")).await;
+    }
+    let claim = |worker| format!("select * from backhaul.claim('{worker}', '{{toy@1}}', 9, '-infinity')");
+    run(&db, claim(leaving)).await;
+
+    // Somebody holds the first job's row. A settle of the second one is about to commit.
+    let mut holder = db.store.pool().begin().await.expect("begins");
+    let hold = format!("select from backhaul.jobs where id = {} for update", ids[0]);
+    sqlx::query(AssertSqlSafe(hold)).execute(&mut *holder).await.expect("locks");
+    let mut settle = db.store.pool().begin().await.expect("begins");
+    for sql in [
+        "select from backhaul.leases for update".to_owned(),
+        format!("update backhaul.jobs set seq = null, due_at = clock_timestamp() where id = {}", ids[1]),
+    ] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *settle).await.expect("puts it back");
+    }
+    let leave = tokio::spawn({
+        let store = db.store.clone();
+        async move { sqlx::query("select backhaul.leave($1::uuid)").bind(leaving).execute(store.pool()).await }
+    });
+    let waits = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock' and query like '%backhaul.leave%'";
+    let waits_for_the_job = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock' and query like '%backhaul.leave%'
+                   and exists (select from pg_stat_activity h where h.pid = any (pg_blocking_pids(pg_stat_activity.pid))
+                               and h.query like 'select from backhaul.jobs%')";
+    eventually("the worker signs off", async || db.one::<i64>(waits).await == 1).await;
+    settle.commit().await.expect("commits");
+    eventually("and waits for the first job", async || db.one::<i64>(waits_for_the_job).await == 1).await;
+    run(&db, claim(next)).await;
+    holder.rollback().await.expect("rolls back");
+    leave.await.expect("no panic").expect("leaves");
+
+    let places: Vec<(i64, bool)> = db.rows("select id, seq is not null from backhaul.jobs order by id").await;
+    assert_eq!(places, [(ids[0], false), (ids[1], true)]);
 }

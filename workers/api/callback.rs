@@ -126,7 +126,9 @@ mod tests {
         for status in [400, 401, 403, 404, 409, 410, 412] {
             assert!(matches!(failure(reply(status)), Failure::Permanent(cause) if cause.code == "callback_refused"));
         }
-        assert!(matches!(failure(reply(429)), Failure::Throttled { bucket, .. } if bucket == "callback/x"));
+        assert!(
+            matches!(failure(reply(429)), Failure::Throttled { bucket: Some(bucket), .. } if bucket == "callback/x")
+        );
         assert_eq!(bucket("callback", &host("https://Hooks.example.com:8443/a")), "callback/hooks_example_com");
         let refused = CallError::Connect { detail: "refused".into() };
         assert!(matches!(failure(Err(refused)), Failure::Transient { .. }));

@@ -90,17 +90,17 @@ impl From<Trouble> for Failure {
             Trouble::Upstream(upstream) => *upstream,
         };
         let Upstream { class, code, http_status, provider, detail } = upstream;
-        let upstream_down = matches!(class, Class::Transient { .. } | Class::Ambiguous { .. });
-        let cause = Cause { http_status, upstream_down, ..Cause::new(code, detail) };
+        let down = matches!(class, Class::Transient { .. } | Class::Ambiguous { .. }).then_some(provider);
+        let cause = Cause { http_status, down, ..Cause::new(code, detail) };
         match class {
             // A conflict or a success that reaches this point is one that the kind has no rule for.
             Class::Permanent { .. } | Class::Conflict | Class::Ok => Failure::Permanent(cause),
             // Scopes, roles and keys are mended by a person; the job waits only where the client has set a time.
             Class::AuthBlocked { until: None, .. } => Failure::Permanent(cause),
             Class::AuthBlocked { until: Some(until), .. } => {
-                Failure::Throttled { bucket: format!("{provider}/token"), until, cause }
+                Failure::Throttled { bucket: Some(format!("{provider}/token")), until, cause }
             }
-            Class::Throttled { bucket, until } => Failure::Throttled { bucket, until, cause },
+            Class::Throttled { bucket, until } => Failure::Throttled { bucket: Some(bucket), until, cause },
             Class::Transient { not_before, .. } => Failure::Transient { cause, not_before },
             // The next attempt finds its write begun, and reads back before it sends again.
             Class::Ambiguous { .. } => Failure::Transient { cause, not_before: None },
@@ -150,10 +150,10 @@ mod tests {
         assert!(matches!(failure, Failure::Transient { not_before: Some(_), cause } if cause.http_status == Some(503)));
         let throttled = Class::Throttled { bucket: "cxone/webchat".into(), until };
         assert!(matches!(Failure::from(trouble(throttled, Some(429))),
-            Failure::Throttled { bucket, .. } if bucket == "cxone/webchat"));
+            Failure::Throttled { bucket: Some(bucket), .. } if bucket == "cxone/webchat"));
         let blocked = Class::AuthBlocked { code: "auth_blocked", until: Some(until) };
         assert!(matches!(Failure::from(trouble(blocked, None)),
-            Failure::Throttled { bucket, .. } if bucket == "cxone/token"));
+            Failure::Throttled { bucket: Some(bucket), .. } if bucket == "cxone/token"));
         let blocked = Class::AuthBlocked { code: "forbidden", until: None };
         assert!(matches!(Failure::from(trouble(blocked, Some(403))), Failure::Permanent(_)));
         let ambiguous = trouble(Class::Ambiguous { code: "timed_out" }, None);

@@ -1,6 +1,7 @@
 //! Dead letters: replayed under their id with what was done, or given up; and grouped as a person would.
 
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 use backhaul_engine::{KindSpec, register_kinds};
 
@@ -112,6 +113,36 @@ async fn an_edited_payload_starts_over() {
     assert_eq!((keys(&env, "patch").len(), keys(&env, "purge").len()), (2, 2));
     assert_eq!(env.count(Some(1), "purge OutcomeUnknown"), 0);
     assert_eq!(db.told(id).await, ["job.dead", "job.replayed", "job.completed"]);
+}
+
+/// The key that was read from the old payload would let two jobs of the new resource run at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_payload_waits_for_its_own_resource() {
+    let db = database().await;
+    let env = ToyEnv::new();
+    let id = died(&db, &env, "purge").await;
+    db.run(
+        r#"update backhaul.kinds set ordering_paths = '{key}' where kind = 'write';
+           update backhaul.dead_letters set payload = payload || '{"key": "old"}'"#,
+    )
+    .await;
+    let edited = r#", '{"n": 1, "broken": "nothing", "key": "New"}'"#;
+    let key_after = async |before: &str| {
+        let mut transaction = db.store.pool().begin().await.expect("begins");
+        let sql = format!(
+            "update backhaul.dead_letters set ordering_key = '{before}';
+             select backhaul.dead_replay({id}, 'ann', 'mended'{edited})"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await.expect("replays");
+        let key: String = sqlx::query_scalar("select ordering_key from backhaul.jobs")
+            .fetch_one(&mut *transaction)
+            .await
+            .expect("a job");
+        transaction.rollback().await.expect("rolls back");
+        key
+    };
+    assert_eq!(key_after("write/old").await, "write/new");
+    assert_eq!(key_after("chosen").await, "chosen", "what its producer chose says more than the payload");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,7 +157,7 @@ impl Toy {
             "permanent" => Err(Failure::permanent("toy_lost", "cannot be mended")),
             "refused" => Err(Failure::permanent("toy_refused", "not acceptable").with_status(422)),
             "call" if env.down.load(Ordering::SeqCst) => {
-                let cause = Cause { upstream_down: true, ..Cause::new("toy_down", "nobody answers") };
+                let cause = Cause { down: Some("toy"), ..Cause::new("toy_down", "nobody answers") };
                 Err(Failure::Transient { cause, not_before: None })
             }
             "call" => Ok(()),
@@ -212,10 +212,16 @@ impl Toy {
                 })
                 .await
             }
+            // Another upstream than the kind's own.
+            "call other" => {
+                let cause = Cause { down: Some("other"), ..Cause::new("other_down", "nobody answers") };
+                Err(Failure::Transient { cause, not_before: None })
+            }
+            "take other" => ctx.pacer().take("other/box").await,
             other => match other.strip_prefix("throttle:").and_then(|ms| ms.parse().ok()) {
                 Some(ms) => {
                     let until = ctx.now() + TimeDelta::milliseconds(ms);
-                    Err(Failure::throttled("toy/box", until, "rate_limited", "429"))
+                    Err(Failure::throttled("toy/box", until, "throttled", "429"))
                 }
                 None => Err(Failure::permanent("toy_unknown_act", other)),
             },
