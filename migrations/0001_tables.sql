@@ -290,6 +290,7 @@ create table backhaul.events (
 alter table backhaul.events add primary key (id);
 -- Ids of events and jobs grow together, so a summary per block range finds a job's events at almost no cost.
 create index events_job on backhaul.events using brin (job_id) with (pages_per_range = 16, autosummarize = on);
+-- As large as backhaul.partition_size says of all.
 create table backhaul.events_0 partition of backhaul.events for values from (0) to (10000000);
 -- Appending an event must never fail: should nobody have made the next partition, events wait here.
 create table backhaul.events_default partition of backhaul.events default;

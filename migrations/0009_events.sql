@@ -36,16 +36,34 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
             jsonb_build_object('job_id', p_job, 'kind', p_kind, 'tenant', p_tenant)), 'UTF8'))
 $$;
 
--- Keeps two partitions of events ahead. Waits 200 ms at most for a lock, because those who write events queue behind it;
--- it has ten million events' time to try again.
-create function backhaul.add_partitions(p_every interval) returns integer
-language plpgsql security definer
+-- Events in one partition; the first one is made with the table.
+create function backhaul.partition_size() returns bigint
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select 10000000::bigint
+$$;
+
+-- Makes or drops a partition of events, unless somebody reads or writes them for longer than 200 ms: those who write events
+-- queue behind the lock that this needs. Its callers have ten million events' time to try again.
+create function backhaul.change_partitions(p_statement text) returns boolean
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '200ms'
 as $$
+begin
+    execute p_statement;
+    return true;
+exception when lock_not_available then
+    return false;
+end $$;
+
+-- Keeps two partitions of events ahead.
+create function backhaul.add_partitions(p_every interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
 #variable_conflict use_column
 declare
-    v_size constant bigint := 10000000;
+    v_size constant bigint := backhaul.partition_size();
     v_last bigint;
     v_added integer := 0;
     n bigint;
@@ -57,12 +75,9 @@ begin
     for n in v_last / v_size .. v_last / v_size + 2 loop
         if to_regclass('backhaul.events_' || n) is null
            and not exists (select from only backhaul.events_default d where d.id >= n * v_size and d.id < (n + 1) * v_size) then
-            begin
-                execute format('create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
-                    'events_' || n, n * v_size, (n + 1) * v_size);
-            exception when lock_not_available then
-                return v_added;
-            end;
+            exit when not backhaul.change_partitions(format(
+                'create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
+                'events_' || n, n * v_size, (n + 1) * v_size));
             v_added := v_added + 1;
         end if;
     end loop;
@@ -70,16 +85,15 @@ begin
 end $$;
 
 -- Drops the partitions of events that are older than the retention, with their seals, but never one that an enabled
--- sink still needs or that is not sealed to its end. Waits as briefly as add_partitions. Returns how many seals and
--- partitions are gone; more than `p_limit` seals are left for the next calls, and their partition with them.
+-- sink still needs or that is not sealed to its end. Returns how many seals and partitions are gone; more than `p_limit`
+-- seals are left for the next calls, and their partition with them.
 create function backhaul.drop_partitions(p_every interval, p_retention interval, p_limit integer) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '200ms'
 as $$
 #variable_conflict use_column
 declare
-    v_size constant bigint := 10000000;
+    v_size constant bigint := backhaul.partition_size();
     v_sealed bigint;
     v_newest timestamptz;
     v_needed bigint;
@@ -110,11 +124,7 @@ begin
         get diagnostics v_gone = row_count;
         v_total := v_total + v_gone;
         exit when v_gone = p_limit;
-        begin
-            execute format('drop table backhaul.%I', 'events_' || n);
-        exception when lock_not_available then
-            return v_total;
-        end;
+        exit when not backhaul.change_partitions(format('drop table backhaul.%I', 'events_' || n));
         v_total := v_total + 1;
     end loop;
     return v_total;

@@ -23,6 +23,7 @@ mod ingress;
 mod ingress_burst;
 mod kill;
 mod kinds;
+mod leases;
 mod lifecycle;
 mod migrations;
 mod operate;

@@ -95,6 +95,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select * from backhaul.erase_events('acme', 'x', null, 1, null, null)", ""),
     ("delete from backhaul.erasures", ""),
     ("select backhaul.promote(1, now())", ""),
+    ("select backhaul.change_partitions('select 1')", ""),
     ("select backhaul.switch_sink('s', true, null, null)", ""),
     ("select backhaul.append_control('t', 'toy', 'acme', null, null)", ""),
     ("insert into backhaul.schedules (name, kind, tenant, payload, cron) values ('s', 'toy', 'a', '{}', '@daily')", ""),

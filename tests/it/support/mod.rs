@@ -30,17 +30,26 @@ pub(crate) use worker::Worker;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `holds` says so, for things that happen in another process or behind SQL.
-pub(crate) async fn eventually<F, Fut>(what: &str, mut holds: F)
+pub(crate) async fn eventually<F, Fut>(what: &str, holds: F)
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
 {
-    let until = tokio::time::Instant::now() + PATIENCE;
+    eventually_within(PATIENCE, what, holds).await;
+}
+
+/// As [`eventually`], for work that may take longer than one thing does.
+pub(crate) async fn eventually_within<F, Fut>(patience: Duration, what: &str, mut holds: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let until = tokio::time::Instant::now() + patience;
     while tokio::time::Instant::now() < until {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("waited {PATIENCE:?} in vain: {what}");
+    panic!("waited {patience:?} in vain: {what}");
 }
