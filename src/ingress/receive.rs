@@ -83,7 +83,7 @@ impl Delivery<'_> {
         let packing = body::admit(&parts.headers, bytes_max).map_err(plain)?;
         let bytes = body.read(bytes_max, app.limits.body_timeout).await.map_err(plain)?;
         let received_at = app.clock.now();
-        let verified = verify(profile, parts, &bytes, received_at)?;
+        let verified = self.verify(profile, parts, &bytes, received_at)?;
         let bytes = body::unpack(bytes, packing, bytes_max).map_err(plain)?;
         // Only who is known learns how busy we are.
         if app.backlog.is_full() {
@@ -119,6 +119,24 @@ impl Delivery<'_> {
         }
     }
 
+    fn verify(
+        &self,
+        profile: &Profile,
+        parts: &Parts,
+        bytes: &[u8],
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Verified, Refused> {
+        let verified = if self.source.bearer {
+            signature::verify_bearer(&profile.webhook, &parts.headers)
+        } else {
+            let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+            let method = parts.method.as_str();
+            let delivery = signature::Delivery { method, target, headers: &parts.headers, body: bytes };
+            signature::verify(&profile.webhook, delivery, now)
+        };
+        verified.map_err(|why| (Refusal::Unauthenticated, why.to_string()))
+    }
+
     /// An unknown tenant is answered like a bad signature: names of tenants are nobody's business.
     fn profile(&self, tenant: Option<&str>) -> Result<&Profile, Refused> {
         let profiles = &self.app.profiles;
@@ -151,7 +169,8 @@ impl Delivery<'_> {
         })?;
         let ids = &profile.webhook.webhook_ids;
         let known = reading.webhook_id.as_ref().is_some_and(|id| ids.contains(id));
-        if !ids.is_empty() && !known {
+        // A bearer token is no webhook's.
+        if !ids.is_empty() && !known && !self.source.bearer {
             return Err((Refusal::Unauthenticated, "the webhook is not one of the tenant's".to_owned()));
         }
         Ok((body, reading))
@@ -245,17 +264,6 @@ impl Delivery<'_> {
     fn busy(&self, code: &'static str) -> Refusal {
         Refusal::Busy { code, retry_after_s: self.app.limits.retry_after.as_secs().max(1) }
     }
-}
-
-fn verify(
-    profile: &Profile,
-    parts: &Parts,
-    bytes: &[u8],
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<Verified, Refused> {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let delivery = signature::Delivery { method: parts.method.as_str(), target, headers: &parts.headers, body: bytes };
-    signature::verify(&profile.webhook, delivery, now).map_err(|why| (Refusal::Unauthenticated, why.to_string()))
 }
 
 /// The places of problems, for the log and for parked events: no values.

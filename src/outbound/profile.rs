@@ -20,6 +20,7 @@ macro_rules! words {
 }
 
 mod auth;
+mod base;
 mod defaults;
 mod document;
 mod limits;
@@ -37,10 +38,10 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use url::Url;
 
 pub use self::{
     auth::{Auth, ClientAuth, Grant, OAuth, TokenUrl},
+    base::{BaseUrl, Discovery},
     limits::Limit,
     load::{KindSection, Loader, ProfileError, ProfileErrors},
     sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, SignatureScheme, WebhookProfile},
@@ -157,8 +158,8 @@ impl Profile {
 pub struct Provider {
     /// `cxone`, `genesys` or `crm`.
     pub name: &'static str,
-    /// Scheme, host, port and path prefix that endpoint templates are appended to.
-    pub base_url: Url,
+    /// Where its API is.
+    pub base_url: BaseUrl,
     /// Plain http is allowed; only ever true for loopback hosts.
     pub insecure: bool,
     /// How calls are authenticated.

@@ -9,6 +9,7 @@ mod channels;
 mod clock;
 mod control;
 mod crm;
+mod discovery;
 mod documents;
 mod effects;
 mod faults;

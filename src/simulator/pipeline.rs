@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::{
     app::App,
+    discovery,
     faults::{Facts, FaultRule, Reset},
     fingerprint::fingerprint,
     limits::Standing,
@@ -152,7 +153,8 @@ fn understand(app: &App, parts: Parts, body: Bytes, began: Instant) -> Received 
 fn carry_out(app: &App, settings: &Settings, received: &Received) -> Handled {
     let answered = |reply| Handled { reply, applied: false, replayed: false };
     let (parts, target, class) = (&received.parts, &received.target, received.class);
-    let behind_token = !matches!(target.route, Route::Token | Route::Callback | Route::Unknown);
+    let is_document = matches!(target.route, Route::CxoneConfiguration | Route::OpenIdConfiguration);
+    let behind_token = !is_document && !matches!(target.route, Route::Token | Route::Callback | Route::Unknown);
     if behind_token
         && let Some(refusal) = scopes::refusal(&received.identity, &parts.method, &target.route, class, target.mount)
     {
@@ -167,7 +169,9 @@ fn carry_out(app: &App, settings: &Settings, received: &Received) -> Handled {
             .with_header(header::RETRY_AFTER, standing.reset_s.to_string());
         return answered(with_limit_headers(reply, class, standing));
     }
-    let mut handled = if target.route == Route::Token {
+    let mut handled = if is_document {
+        answered(discovery::document(app, &target.route, &parts.method, &received.query))
+    } else if target.route == Route::Token {
         let method_is_post = parts.method == Method::POST;
         answered(match method_is_post {
             true => app.tokens.issue(&parts.headers, &received.body, target.mount, settings, now_ms),

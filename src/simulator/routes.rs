@@ -107,6 +107,10 @@ impl Class {
 /// The resource a path names. Ids are decoded and well formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
+    /// CXone's document that names the API's host.
+    CxoneConfiguration,
+    /// The document that names the token endpoint.
+    OpenIdConfiguration,
     Token,
     Widget(String),
     WidgetPurge(String),
@@ -158,6 +162,8 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
     let genesys = mount == Some(Provider::Genesys);
     let webhooks = if genesys { Class::GenesysWebhooks } else { Class::CxoneWebhooks };
     match parts {
+        [".well-known", "cxone-configuration"] => (Route::CxoneConfiguration, Class::Other),
+        [".well-known", "openid-configuration"] => (Route::OpenIdConfiguration, Class::Other),
         ["callbacks", ..] => (Route::Callback, Class::Callback),
         [.., "webchat"] if !parts.starts_with(&["api"]) => (Route::Socket, Class::Socket),
         ["api", "v2", "oauth", "token"] | ["oauth", "token"] => (Route::Token, token_class(parts, mount)),

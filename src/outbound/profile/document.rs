@@ -229,8 +229,18 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A URL that is https, or http to a loopback host where `insecure` is set.
+    /// A URL that is https, or http to a loopback host where `insecure` is set, without query and fragment.
     pub(super) fn url(&mut self, key: &str, insecure: bool) -> Option<Url> {
+        let url = self.url_with_query(key, insecure)?;
+        if url.query().is_some() {
+            self.error(key, "must have neither query nor fragment");
+            return None;
+        }
+        Some(url)
+    }
+
+    /// As [`Section::url`], with a query where the text has one.
+    pub(super) fn url_with_query(&mut self, key: &str, insecure: bool) -> Option<Url> {
         let text = self.text(key)?;
         let Ok(url) = Url::parse(text) else {
             self.error(key, "is no URL; write it with its scheme, for example https://api.example.com");
@@ -238,8 +248,8 @@ impl<'a> Section<'a> {
         };
         let problem = if !url.username().is_empty() || url.password().is_some() {
             "must not hold a user name or password"
-        } else if url.query().is_some() || url.fragment().is_some() {
-            "must have neither query nor fragment"
+        } else if url.fragment().is_some() {
+            "must have no fragment"
         } else {
             match (url.scheme(), url.host()) {
                 (_, None) => "has no host",

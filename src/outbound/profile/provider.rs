@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 use super::{
-    Auth, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, defaults::Defaults,
-    document::Section, limits, load::Loader,
+    Auth, BaseUrl, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, base,
+    defaults::Defaults, document::Section, limits, load::Loader,
 };
 use crate::{
     classify::{RateHeaders, RetryRules},
@@ -18,8 +18,7 @@ const MARGIN_S: u64 = 60;
 
 pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loader) -> Option<Provider> {
     let insecure = section.flag("insecure", false);
-    let base_url = section.url("base_url", insecure);
-    section.missing("base_url", "is not set; no call is made to a guessed host");
+    let base_url = base::read(&mut section, insecure);
     let auth = read_auth(&mut section, base_url.as_ref(), defaults, insecure);
     let endpoints = read_endpoints(section.table("endpoints"), defaults, loader);
     let buckets = read_buckets(section.table("buckets"), defaults, loader);
@@ -61,7 +60,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
     })
 }
 
-fn read_auth(section: &mut Section<'_>, base: Option<&Url>, defaults: &Defaults, insecure: bool) -> Option<Auth> {
+fn read_auth(section: &mut Section<'_>, base: Option<&BaseUrl>, defaults: &Defaults, insecure: bool) -> Option<Auth> {
     let token = section.secret("token");
     let has_token = ["token", "token_env", "token_file"].iter().any(|key| section.has(key));
     match (section.table("oauth"), has_token) {
@@ -79,7 +78,7 @@ fn read_auth(section: &mut Section<'_>, base: Option<&Url>, defaults: &Defaults,
     }
 }
 
-fn read_oauth(mut section: Section<'_>, base: Option<&Url>, defaults: &Defaults, insecure: bool) -> Option<OAuth> {
+fn read_oauth(mut section: Section<'_>, base: Option<&BaseUrl>, defaults: &Defaults, insecure: bool) -> Option<OAuth> {
     let insecure = section.flag("insecure", insecure);
     let fixed = section.url("token_url", insecure).map(TokenUrl::Fixed);
     let discovery = section.url("discovery", insecure).map(TokenUrl::Discovery);
@@ -91,12 +90,13 @@ fn read_oauth(mut section: Section<'_>, base: Option<&Url>, defaults: &Defaults,
         if section.has("token_url") || section.has("discovery") {
             return None;
         }
-        let (base, path) = (base?, defaults.token_path?);
+        let (Some(BaseUrl::Fixed(base)), Some(path)) = (base, defaults.token_path) else { return None };
         let url = format!("{}{path}", base.as_str().trim_end_matches('/'));
         Url::parse(&url).ok().map(TokenUrl::Fixed)
     };
     let token_url = fixed.or(discovery).or_else(derived);
-    if defaults.token_path.is_none() && !section.has("discovery") {
+    let underivable = defaults.token_path.is_none() || base.is_some_and(|base| base.discovery().is_some());
+    if underivable && !section.has("discovery") {
         section.missing("token_url", "is not set; set it, or discovery");
     }
     let client_id = section.text("client_id").map(str::to_owned);

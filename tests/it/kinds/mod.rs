@@ -3,6 +3,7 @@
 
 mod callbacks;
 mod crm_sync;
+mod discovery;
 mod doors;
 mod enrichment;
 mod every_step;

@@ -14,6 +14,8 @@ const SCOPES: &str = r#""profile:read", "profile:write", "digitalmessaging:webch
 /// What a test wants otherwise than [`Stage::new`] has it. Texts are lines of the tenant's profile.
 #[derive(Debug, Default)]
 pub(super) struct Setup {
+    /// CXone's API and token endpoint are found in documents instead of being named.
+    pub(super) discovered: bool,
     pub(super) genesys: String,
     pub(super) crm: String,
     pub(super) probe: String,
@@ -46,12 +48,20 @@ fn profile(http: &str, tenant: &str, dir: &Path, setup: &Setup) -> String {
     };
     let hash = toml::Value::String(dir.join("hash").to_string_lossy().into_owned());
     let Setup { genesys, crm, probe, kinds, .. } = setup;
+    let known = format!("{http}/cxone/.well-known");
+    let (base, token) = match setup.discovered {
+        true => (
+            format!("discovery = \"{known}/cxone-configuration?tenantId={tenant}\""),
+            format!("discovery = \"{known}/openid-configuration\", "),
+        ),
+        false => (format!("base_url = \"{http}/cxone\""), String::new()),
+    };
     format!(
         r#"
 [cxone]
-base_url = "{http}/cxone"
+{base}
 insecure = true
-oauth = {{ client_id = "{client_id}", client_secret_file = "secret", scopes = [{SCOPES}] }}
+oauth = {{ {token}client_id = "{client_id}", client_secret_file = "secret", scopes = [{SCOPES}] }}
 buckets = {{ profiles = 600000, webchat = 600000, webhooks = 600000, interactions = 600000, token = 600000 }}
 [genesys]
 base_url = "{http}/genesys"
