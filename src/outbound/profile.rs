@@ -24,6 +24,7 @@ mod defaults;
 mod document;
 mod load;
 mod provider;
+mod record;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use url::Url;
 pub use self::{
     auth::{Auth, ClientAuth, Grant, OAuth, TokenUrl},
     load::{KindSection, Loader, ProfileError, ProfileErrors},
+    record::{MEMBERS, Product, RecordForm, THREAD_ID},
     sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, SignatureScheme, WebhookProfile},
 };
 use crate::{classify::RetryRules, tls::ExtraRoots};
@@ -171,6 +173,8 @@ pub struct Provider {
     pub occ: Occ,
     /// Idempotency keys on writes.
     pub idem: Idempotency,
+    /// How a CRM keeps threads as flat records; `None` where its threads have lists of their own, and elsewhere.
+    pub record: Option<RecordForm>,
     /// Authorities trusted beside the platform's, from `ca_file`.
     pub extra_roots: ExtraRoots,
 }

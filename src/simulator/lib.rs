@@ -8,6 +8,7 @@ mod channels;
 mod clock;
 mod control;
 mod crm;
+mod crm_record;
 mod documents;
 mod effects;
 mod faults;

@@ -37,6 +37,8 @@ pub struct Settings {
     pub thread_ids: ThreadIds,
     /// Most messages one write to a CRM thread may add, update and remove together; 0 means any number.
     pub thread_messages_max: usize,
+    /// When true a request beyond a limit is answered with `Retry-After`; else the product's own headers have to do.
+    pub retry_after: bool,
     /// How many entries the audit trail of an untouched channel holds.
     pub audit_entries: u32,
     /// How often a transaction of the audit trail is looked at before it is ready.
@@ -103,6 +105,7 @@ impl Default for Settings {
             create_threads_on_access: false,
             thread_ids: ThreadIds::Any,
             thread_messages_max: 0,
+            retry_after: true,
             audit_entries: 250,
             audit_looks: 2,
             token_expires_in_s: 3600,

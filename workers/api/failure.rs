@@ -71,6 +71,11 @@ impl Trouble {
         matches!(self, Self::Upstream(upstream) if matches!(upstream.http_status, Some(404 | 410)))
     }
 
+    /// Whether the upstream took the request and refused what it says.
+    pub fn is_rejected(&self) -> bool {
+        matches!(self, Self::Upstream(upstream) if matches!(upstream.http_status, Some(400 | 422)))
+    }
+
     /// Gives a client's own names to general codes, as `[("not_found", "widget_not_found")]`.
     #[must_use]
     pub fn named(mut self, names: &[(&'static str, &'static str)]) -> Self {
@@ -117,7 +122,15 @@ impl From<Failure> for Trouble {
 /// The error code in an error body, where it is a word; anything else could echo the payload.
 fn error_code(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    let members = [body.get("code"), body.get("error").and_then(|error| error.get("code")), body.get("error")];
+    // Salesforce tells several errors, HubSpot the category of one.
+    let body = body.get(0).unwrap_or(&body);
+    let members = [
+        body.get("code"),
+        body.get("error").and_then(|error| error.get("code")),
+        body.get("error"),
+        body.get("errorCode"),
+        body.get("category"),
+    ];
     let code = members.into_iter().flatten().find_map(Value::as_str)?;
     let word = (1..=64).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
@@ -167,6 +180,8 @@ mod tests {
     fn only_a_word_is_taken_from_error_bodies() {
         assert_eq!(error_code(br#"{"error": {"code": "validation_failed"}}"#).as_deref(), Some("validation_failed"));
         assert_eq!(error_code(br#"{"error": "invalid_grant"}"#).as_deref(), Some("invalid_grant"));
+        let salesforce = br#"[{"errorCode": "REQUEST_LIMIT_EXCEEDED", "message": "of 123-45-6789"}]"#;
+        assert_eq!(error_code(salesforce).as_deref(), Some("REQUEST_LIMIT_EXCEEDED"));
         assert_eq!(error_code(br#"{"code": "ssn 123-45-6789 is wrong"}"#), None);
         assert_eq!(error_code(br#"{"code": "123-45-6789"}"#).as_deref(), Some("[SSN]"));
         assert_eq!(error_code(b"<html>"), None);

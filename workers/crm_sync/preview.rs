@@ -67,8 +67,9 @@ pub(super) async fn preview(job: &CrmSync, env: &Env, ctx: &mut PreviewContext) 
     let crm = configured(profile.crm.as_ref(), "crm", &tenant)?;
     let source = profile.cxone.as_ref().map(|cxone| SourceThreads::new(Session::preview(&env.client, cxone, ctx)));
     let reveals = ctx.reveals();
-    let redaction = Redaction::new(move |_| !reveals).hiding(if reveals { &[] } else { PERSONAL });
     let crm = CrmThreads::new(Session::preview(&env.client, crm, ctx));
+    let hidden = PERSONAL.iter().map(|member| (*member).to_owned()).chain(crm.texts()).collect();
+    let redaction = Redaction::new(move |_| !reveals).hiding(if reveals { Vec::new() } else { hidden });
     let life = Life { job: ctx.job().unwrap_or(0), replays: ctx.replays() };
     Asking { crm, source, settings, redaction, life }.answer(request, ctx).await
 }
@@ -185,9 +186,9 @@ impl Asking<'_> {
         let (record, ground) = match read {
             None => (None, Ground::Absent),
             Some((document, standing)) => {
-                let record = Record::parse(document);
+                let record = Record::parse(document.clone());
                 let record = record.map_err(|problem| Failure::permanent("crm_reply_invalid", problem))?;
-                (Some(record), Ground::Known(standing))
+                (Some(record), Ground::Read(document, standing))
             }
         };
         let push = |chunk| Push { crm: &self.crm, tenant, thread, chunk, base: &plan.base, repair };
@@ -232,11 +233,8 @@ impl Asking<'_> {
     }
 
     fn show(&self, push: &Push<'_>, ground: &Ground, chunk: &Chunk) -> Result<PlannedRequest, Failure> {
-        let Next { condition, body, key } = push.next(ground, chunk)?;
-        let mut request = match condition {
-            Some(condition) => self.crm.show_patch(&push.thread.id, condition, body, &key)?,
-            None => self.crm.show_create(body, &key)?,
-        };
+        let Next { write, key } = push.next(ground, chunk)?;
+        let mut request = self.crm.show(&write, &key)?;
         request.body = self.redaction.show(&request.body);
         Ok(request)
     }

@@ -5,13 +5,30 @@ use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 use super::{
-    Auth, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, defaults::Defaults,
-    document::Section, load::Loader,
+    Auth, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl,
+    defaults::{self, Defaults},
+    document::Section,
+    load::Loader,
+    record,
 };
 use crate::{
     classify::{RateHeaders, RetryRules},
     path::Template,
 };
+
+/// The section `[crm]`, whose flavour decides what the rest of it is by default.
+pub(super) fn read_crm(mut section: Section<'_>, loader: &Loader) -> Option<Provider> {
+    let Some(product) = record::product(&mut section) else {
+        if section.has("record") {
+            section.error("record", "is for the flavours with records; set flavour");
+            let _ = section.table("record");
+        }
+        return read(section, &defaults::CRM, loader);
+    };
+    let form = record::read(&mut section, product);
+    let provider = read(section, product.defaults(), loader)?;
+    Some(Provider { record: Some(form?), ..provider })
+}
 
 /// Default early refresh; tokens live about an hour, and clocks are a few seconds apart.
 const MARGIN_S: u64 = 60;
@@ -42,7 +59,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
     for status in retry.statuses.iter().filter(|status| retry.conflict.contains(status)) {
         section.error("retry.statuses", format!("names {status}, which is also a conflict in occ.statuses"));
     }
-    let idem = read_idem(section.table("idem"));
+    let idem = read_idem(section.table("idem"), defaults);
     let extra_roots = section.ca_file();
     section.finish();
     Some(Provider {
@@ -55,6 +72,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
         retry,
         occ,
         idem,
+        record: None,
         extra_roots,
     })
 }
@@ -228,9 +246,9 @@ fn read_statuses(section: &mut Section<'_>, key: &str) -> Option<Vec<u16>> {
     Some(statuses)
 }
 
-fn read_idem(section: Option<Section<'_>>) -> Idempotency {
+fn read_idem(section: Option<Section<'_>>, defaults: &Defaults) -> Idempotency {
     let mut idem =
-        Idempotency { header: reqwest::header::HeaderName::from_static("idempotency-key"), on: IdemOn::Always };
+        Idempotency { header: reqwest::header::HeaderName::from_static("idempotency-key"), on: defaults.idem };
     let Some(mut section) = section else { return idem };
     idem.header = section.header("header", "idempotency-key");
     idem.on = section.word("on", IdemOn::WORDS).unwrap_or(idem.on);
