@@ -143,19 +143,30 @@ impl Asking<'_> {
             return Ok(Err("crm_thread_missing"));
         }
         let count = plan.chunks.len();
-        let (mut waiting, mut vanished) = (Vec::new(), false);
+        let (mut waiting, mut vanished, mut promised) = (Vec::new(), false, false);
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let step = life.step(&format!("push-{number}-{}-of-{count}", index + 1));
+            let which = format!("{number}-{}-of-{count}", index + 1);
+            let step = life.step(&format!("push-{which}"));
             match ctx.step_result::<Pushed>(&step)? {
-                Some(pushed) => vanished |= pushed.vanished,
+                Some(pushed) => {
+                    vanished |= pushed.vanished;
+                    let confirmed = ctx.step_result::<Pushed>(&life.step(&format!("confirm-{which}")))?;
+                    promised |= pushed.accepted_at.is_some() && confirmed.is_none();
+                }
                 None => waiting.push(Waiting { chunk, begun: ctx.is_begun(&step) }),
             }
         }
-        if vanished && waiting.is_empty() {
+        if vanished && waiting.is_empty() && !promised {
             return Ok(Err("crm_thread_vanished"));
         }
         let repair = pass.why().map(|_| life);
-        self.rest((ctx.tenant(), thread, repair), &plan, &waiting, read).map(Ok)
+        let preview = self.rest((ctx.tenant(), thread, repair), &plan, &waiting, read)?;
+        Ok(Ok(match promised {
+            true => {
+                preview.note("the CRM has accepted a request for later; the job looks again until the record shows it")
+            }
+            false => preview,
+        }))
     }
 
     /// The plan that the job would go on with, and the life that made it.
@@ -211,7 +222,8 @@ impl Asking<'_> {
             let preview = Preview { current, ..Preview::new(Verdict::AlreadyApplied) };
             return Ok(match waiting.first() {
                 None if done > 0 => preview.note("earlier attempts have sent everything that changes it"),
-                Some(Waiting { chunk, begun: false }) => {
+                // A record is read again before it is written, and then there is nothing to write.
+                Some(Waiting { chunk, begun: false }) if !self.crm.writes_whole_lists() => {
                     let request = Some(self.show(&push(chunk), &ground, chunk)?);
                     let why = "the job has not sent anything yet: it would send the request, and change nothing by it";
                     Preview { request, ..preview }.note(why)

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use backhaul_outbound::profile::MEMBERS;
+use chrono::{DateTime, FixedOffset};
 use serde_json::{Map, Value};
 
 /// The lists of a thread, and the delta's names for what it adds, updates and removes.
@@ -21,7 +22,10 @@ pub(super) fn applied(thread: &Value, delta: &Map<String, Value>) -> Value {
             _ => Vec::new(),
         };
         let gone: HashSet<&str> = told(removed).iter().filter_map(Value::as_str).collect();
-        let items = overlaid(standing, told(added).iter().chain(told(updated)), &gone);
+        let mut items = overlaid(standing, told(added).iter().chain(told(updated)), &gone);
+        if list == "messages" && !told(added).is_empty() {
+            items.sort_by_cached_key(|message| (time(message), id(message)));
+        }
         after.insert(list.to_owned(), Value::Array(items));
     }
     for member in MEMBERS.iter().filter(|member| !matches!(**member, "messages" | "participants")) {
@@ -35,21 +39,29 @@ pub(super) fn applied(thread: &Value, delta: &Map<String, Value>) -> Value {
 
 /// Each item with the members that a change of it gives; what no change names stays as and where it is.
 fn overlaid<'d>(mut items: Vec<Value>, changes: impl Iterator<Item = &'d Value>, gone: &HashSet<&str>) -> Vec<Value> {
-    let id_of = |item: &Value| item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut places: HashMap<String, usize> = items.iter().enumerate().map(|(at, item)| (id_of(item), at)).collect();
+    let mut places: HashMap<String, usize> = items.iter().enumerate().map(|(at, item)| (id(item), at)).collect();
     for change in changes {
-        match places.get(&id_of(change)) {
+        match places.get(&id(change)) {
             Some(&at) => {
                 if let (Some(item), Some(change)) = (items[at].as_object_mut(), change.as_object()) {
                     item.extend(change.clone());
                 }
             }
             None => {
-                places.insert(id_of(change), items.len());
+                places.insert(id(change), items.len());
                 items.push(change.clone());
             }
         }
     }
     items.retain(|item| !item.get("id").and_then(Value::as_str).is_some_and(|id| gone.contains(id)));
     items
+}
+
+fn id(item: &Value) -> String {
+    item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// The order of a conversation is that of its times; what has none, the CRM's own notes, comes first.
+fn time(message: &Value) -> Option<DateTime<FixedOffset>> {
+    DateTime::parse_from_rfc3339(message.get("timestamp")?.as_str()?).ok()
 }
