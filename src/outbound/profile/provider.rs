@@ -18,10 +18,12 @@ use crate::{
 
 /// The section `[crm]`, whose flavour decides what the rest of it is by default.
 pub(super) fn read_crm(mut section: Section<'_>, loader: &Loader) -> Option<Provider> {
-    let Some(product) = record::product(&mut section) else {
-        if section.has("record") {
+    let flavour = record::flavour(&mut section);
+    let Some(product) = flavour.flatten() else {
+        // A word that nobody knows was reported, and says nothing of the rest.
+        let unknown = flavour.is_none() && section.has("flavour");
+        if section.table("record").is_some() && !unknown {
             section.error("record", "is for the flavours with records; set flavour");
-            let _ = section.table("record");
         }
         return read(section, &defaults::CRM, loader);
     };

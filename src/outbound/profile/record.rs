@@ -91,9 +91,9 @@ impl Product {
     }
 }
 
-/// The product that `[crm] flavour` names; `None` for threads.
-pub(super) fn product(section: &mut Section<'_>) -> Option<Product> {
-    section.word("flavour", FLAVOURS).flatten()
+/// What `[crm] flavour` says: nothing or no known word, threads, or a product.
+pub(super) fn flavour(section: &mut Section<'_>) -> Option<Option<Product>> {
+    section.word("flavour", FLAVOURS)
 }
 
 /// Reads `[crm.record]`; `None` where something is wrong with it, which was reported.

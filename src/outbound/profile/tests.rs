@@ -1,5 +1,6 @@
 //! Profiles as people write them, with all their mistakes.
 
+mod records;
 mod shipped;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
