@@ -19,6 +19,10 @@ use super::{
 
 /// Bucket class of the CRM's endpoints.
 const CLASS: &str = "threads";
+/// Salesforce's error code where the calls of the last 24 hours are spent.
+const SPENT: &str = "REQUEST_LIMIT_EXCEEDED";
+/// How long nobody asks then: the window slides, so that some calls come free all the time.
+const SPENT_PAUSE: TimeDelta = TimeDelta::minutes(15);
 /// This client's names for general codes at the source.
 const SOURCE_NAMES: &[(&str, &str)] = &[
     ("not_found", "source_thread_not_found"),
@@ -116,7 +120,7 @@ impl<'e> CrmThreads<'e> {
         let reply = match self.session.call(Call::get("thread", CLASS).params(&params).query(&query)).await {
             Ok(reply) => reply,
             Err(trouble) if trouble.is_not_found() => return Ok(None),
-            Err(trouble) => return Err(trouble.named(CRM_NAMES)),
+            Err(trouble) => return Err(self.told(trouble)),
         };
         let body = json_without_nul(&reply, "crm_reply_unusable")?;
         let Some(records) = &self.records else {
@@ -193,7 +197,7 @@ impl<'e> CrmThreads<'e> {
     pub async fn send(&self, write: &Write, key: &str) -> Result<Written, Trouble> {
         let (params, query) = (borrowed(&write.params), borrowed(&write.query));
         let call = self.call(write, &params, &query, key)?;
-        let reply = self.session.call(call).await.map_err(|trouble| trouble.named(CRM_NAMES))?;
+        let reply = self.session.call(call).await.map_err(|trouble| self.told(trouble))?;
         // An empty or foreign body of a success says nothing about the state: the next write reads it.
         let mut document: Value = reply.json().unwrap_or_default();
         if let Some(records) = &self.records {
@@ -225,6 +229,18 @@ impl<'e> CrmThreads<'e> {
         call.headers.extend(write.condition.clone());
         call.headers.extend(self.session.idempotency(key, write.creates)?);
         Ok(call)
+    }
+
+    /// The trouble in this client's words. Salesforce says 403 where a day's calls are spent.
+    fn told(&self, trouble: Trouble) -> Trouble {
+        let trouble = trouble.named(CRM_NAMES);
+        match self.records.map(|records| records.0.product) {
+            Some(Product::Salesforce) => {
+                let bucket = self.session.provider().bucket(CLASS);
+                trouble.throttled_by(SPENT, bucket, self.session.now() + SPENT_PAUSE)
+            }
+            _ => trouble,
+        }
     }
 
     /// Whether a write can build on `standing` without another read.

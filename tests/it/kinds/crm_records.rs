@@ -35,6 +35,14 @@ impl Stage {
         requests
     }
 
+    /// For how many seconds the job was put off when it was first throttled; 0 where it was not.
+    async fn put_off_s(&self) -> i64 {
+        let first = "select coalesce((select (extract(epoch from j.due_at - e.occurred_at))::bigint
+                     from backhaul.jobs j, backhaul.events e where e.type = 'dev.backhaul.job.throttled'
+                     order by e.id limit 1), 0)";
+        self.database.one(first).await
+    }
+
     async fn written(&self) -> Vec<String> {
         self.writes().await.iter().map(super::stage::exchange).collect()
     }
@@ -183,10 +191,22 @@ async fn zendesk_tells_when_its_window_ends() {
     stage.done(KIND, &[event(1, &[message("m1", "one")])]).await;
     stage.enqueue(KIND, &[event(2, &[message("m1", "two")])]).await;
     let worker = stage.worker_with(WorkerOptions { concurrency: 1, ..Worker::options() });
-    let waits = "select coalesce((select (extract(epoch from j.due_at - e.occurred_at))::bigint
-                 from backhaul.jobs j, backhaul.events e where e.type = 'dev.backhaul.job.throttled'), 0)";
-    eventually("the job is put off to the end of the window", async || stage.database.one::<i64>(waits).await > 20)
-        .await;
+    eventually("the job is put off to the end of the window", async || stage.put_off_s().await > 20).await;
     worker.stop().await;
     assert!(stage.exchanges(CLASS).await.contains(&"GET 429".to_owned()));
+}
+
+/// Salesforce answers 403 when the calls of a day are spent; that is a limit, and costs nobody a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_s_calls_that_are_spent_are_a_limit() {
+    let stage = stage(&SALESFORCE, "").await;
+    let body = json!([{"errorCode": "REQUEST_LIMIT_EXCEEDED", "message": "TotalRequests Limit exceeded."}]);
+    stage.fault(CLASS, "GET", json!({"first": 1}), json!({"status": 403, "body": body})).await;
+    stage.enqueue(KIND, &[event(1, &[message("m1", "one")])]).await;
+    let worker = stage.worker();
+    eventually("the job is put off", async || stage.put_off_s().await > 600).await;
+    worker.stop().await;
+    stage.work_at_once().await;
+    stage.all_done().await;
+    assert_eq!(stage.messages().await, ["m1"]);
 }
