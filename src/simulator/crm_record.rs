@@ -18,7 +18,7 @@ use crate::{
     documents::{Document, Kind},
     fingerprint::fingerprint,
     reply::Reply,
-    world::{Call, Outcome, World, json_object},
+    world::{Call, Outcome, World},
 };
 
 /// Whose API it is.
@@ -101,12 +101,13 @@ pub(crate) fn route(parts: &[&str]) -> Option<At> {
 
 /// Carries a call out. Each answer tells the time, by which clients judge time stamps.
 pub(crate) fn handle(world: &mut World, call: &Call<'_>, at: &At) -> Outcome {
-    let mut outcome = match at.product {
+    let outcome = match at.product {
         Product::Zendesk => zendesk::handle(world, call, &at.by),
         Product::Salesforce => salesforce::handle(world, call, &at.by),
         Product::Hubspot => hubspot::handle(world, call, &at.by),
         Product::Dataverse => dataverse::handle(world, call, &at.by),
     };
+    let mut outcome = outcome.unwrap_or_else(Outcome::from);
     outcome.reply.set_header(header::DATE, http_date(call.now_ms));
     outcome
 }
@@ -145,11 +146,6 @@ fn put(
 /// What was done, for the ledger.
 fn applied(reply: Reply, id: &str, what: &'static str) -> Outcome {
     Outcome::applied(reply, format!("threads/{id}"), what, None)
-}
-
-/// The object of a write.
-fn body<'a>(call: &Call<'a>) -> Result<&'a Map<String, Value>, Outcome> {
-    json_object(call).map_err(Outcome::from)
 }
 
 /// A member of the query.

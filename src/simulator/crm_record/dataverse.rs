@@ -4,10 +4,10 @@
 use axum::http::header;
 use serde_json::{Map, Value, json};
 
-use super::{By, applied, body, document, fields::Flaw, fields::Installation, put, query};
+use super::{By, applied, document, fields::Flaw, fields::Installation, put, query};
 use crate::{
     reply::Reply,
-    world::{Call, Outcome, World},
+    world::{Call, Outcome, World, json_object},
 };
 
 const SET: &str = "bh_socialthreads";
@@ -31,16 +31,16 @@ pub(super) fn key_of(row: &str) -> Option<&str> {
     row.strip_prefix(SET)?.strip_prefix('(')?.strip_prefix(ID_FIELD)?.strip_prefix("='")?.strip_suffix("')")
 }
 
-pub(super) fn handle(world: &mut World, call: &Call<'_>, by: &By) -> Outcome {
+pub(super) fn handle(world: &mut World, call: &Call<'_>, by: &By) -> Result<Outcome, Reply> {
     match (call.method.as_str(), by) {
         ("GET", By::Thread(id)) => get(world, call, id),
         ("PATCH", By::Thread(id)) => write(world, call, id),
-        _ => error(405, "0x80060888", "nothing happens here"),
+        _ => Err(error(405, "0x80060888", "nothing happens here")),
     }
 }
 
-fn get(world: &World, call: &Call<'_>, id: &str) -> Outcome {
-    let Some(document) = document(world, call, id) else { return missing(id) };
+fn get(world: &World, call: &Call<'_>, id: &str) -> Result<Outcome, Reply> {
+    let Some(document) = document(world, call, id) else { return Err(missing(id)) };
     let mut row = Map::from_iter([
         ("@odata.etag".to_owned(), Value::from(document.etag())),
         (ID_FIELD.to_owned(), Value::from(id)),
@@ -48,47 +48,42 @@ fn get(world: &World, call: &Call<'_>, id: &str) -> Outcome {
     row.extend(INSTALLATION.show(&document.value).into_iter().map(|(field, value)| (field.to_owned(), value)));
     if let Some(wanted) = query(call, "$select") {
         if let Some(stranger) = wanted.split(',').find(|field| !row.contains_key(*field)) {
-            return refused(&Flaw::Unknown(stranger.to_owned()));
+            return Err(refused(&Flaw::Unknown(stranger.to_owned())));
         }
         row.retain(|field, _| field == "@odata.etag" || wanted.split(',').any(|wanted| wanted == field));
     }
-    Reply::json(200, &Value::Object(row)).into()
+    Ok(Reply::json(200, &Value::Object(row)).into())
 }
 
-fn write(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
-    let written = match body(call) {
-        Ok(object) => object.clone(),
-        Err(refusal) => return refusal,
-    };
+fn write(world: &mut World, call: &Call<'_>, id: &str) -> Result<Outcome, Reply> {
+    let written = json_object(call)?.clone();
     let tag = document(world, call, id).map(|document| document.etag());
     let sent = |name| call.headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
     match (sent(header::IF_MATCH), &tag) {
-        (Some(_), None) => return missing(id),
+        (Some(_), None) => return Err(missing(id)),
         (Some(wanted), Some(tag)) if wanted != "*" && wanted != tag => {
-            return error(412, "0x80060882", "the version of the existing record doesn't match the one given");
+            return Err(error(412, "0x80060882", "the version of the existing record doesn't match the one given"));
         }
         _ => {}
     }
     if sent(header::IF_NONE_MATCH) == Some("*") && tag.is_some() {
-        return error(412, "0x80040237", "a record with matching key values already exists");
+        return Err(error(412, "0x80040237", "a record with matching key values already exists"));
     }
-    match put(world, call, id, &INSTALLATION, &written) {
-        Err(flaw) => refused(&flaw),
-        Ok(()) => applied(Reply::empty(204), id, if tag.is_some() { "thread.patch" } else { "thread.create" }),
-    }
+    put(world, call, id, &INSTALLATION, &written).map_err(|flaw| refused(&flaw))?;
+    Ok(applied(Reply::empty(204), id, if tag.is_some() { "thread.patch" } else { "thread.create" }))
 }
 
-fn missing(id: &str) -> Outcome {
+fn missing(id: &str) -> Reply {
     error(404, "0x80060891", &format!("a record with the specified key values does not exist: {id}"))
 }
 
-fn refused(flaw: &Flaw) -> Outcome {
+fn refused(flaw: &Flaw) -> Reply {
     match flaw {
         Flaw::Unknown(field) => error(400, "0x80048d19", &format!("the property '{field}' does not exist")),
         Flaw::TooLong(field) => error(400, "0x80044331", &format!("the length of '{field}' exceeded its maximum")),
     }
 }
 
-fn error(status: u16, code: &str, message: &str) -> Outcome {
-    Reply::json(status, &json!({"error": {"code": code, "message": message}})).into()
+fn error(status: u16, code: &str, message: &str) -> Reply {
+    Reply::json(status, &json!({"error": {"code": code, "message": message}}))
 }

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{By, applied, body, document, fields::Flaw, fields::Installation, number_of, put, query};
+use super::{By, applied, document, fields::Flaw, fields::Installation, number_of, put, query};
 use crate::{
     clock::rfc3339,
     reply::Reply,
     routes::is_well_formed,
-    world::{Call, Outcome, World},
+    world::{Call, Outcome, World, json_object},
 };
 
 pub(super) const OBJECT: &str = "social_threads";
@@ -19,56 +19,46 @@ const INSTALLATION: Installation = Installation {
     numbers_are_text: true,
 };
 
-pub(super) fn handle(world: &mut World, call: &Call<'_>, by: &By) -> Outcome {
+pub(super) fn handle(world: &mut World, call: &Call<'_>, by: &By) -> Result<Outcome, Reply> {
     match (call.method.as_str(), by) {
         ("POST", By::Nothing) => create(world, call),
         ("GET" | "PATCH", By::Thread(_)) if query(call, "idProperty").as_deref() != Some(ID_FIELD) => {
             // Without it the id is the object's own number, which nobody here knows.
-            error(404, "OBJECT_NOT_FOUND", "Object not found")
+            Err(error(404, "OBJECT_NOT_FOUND", "Object not found"))
         }
         ("GET" | "PATCH", By::Thread(id)) if document(world, call, id).is_none() => {
-            error(404, "OBJECT_NOT_FOUND", "Object not found")
+            Err(error(404, "OBJECT_NOT_FOUND", "Object not found"))
         }
         ("GET", By::Thread(id)) => {
             let wanted = query(call, "properties").unwrap_or_default();
-            shown(world, call, 200, id, Some(&wanted)).into()
+            Ok(shown(world, call, 200, id, Some(&wanted)).into())
         }
         ("PATCH", By::Thread(id)) => update(world, call, id),
-        _ => error(405, "METHOD_NOT_ALLOWED", "nothing happens here"),
+        _ => Err(error(405, "METHOD_NOT_ALLOWED", "nothing happens here")),
     }
 }
 
-fn create(world: &mut World, call: &Call<'_>) -> Outcome {
-    let mut written = match properties(call) {
-        Ok(properties) => properties,
-        Err(refusal) => return refusal,
-    };
+fn create(world: &mut World, call: &Call<'_>) -> Result<Outcome, Reply> {
+    let mut written = properties(call)?;
     let id = written.remove(ID_FIELD);
     let Some(id) = id.as_ref().and_then(Value::as_str).filter(|id| is_well_formed(id)) else {
-        return error(400, "VALIDATION_ERROR", "the property thread_id is required");
+        return Err(error(400, "VALIDATION_ERROR", "the property thread_id is required"));
     };
     if document(world, call, id).is_some() {
-        return error(400, "VALIDATION_ERROR", "another object has this value of thread_id already");
+        return Err(error(400, "VALIDATION_ERROR", "another object has this value of thread_id already"));
     }
-    match put(world, call, id, &INSTALLATION, &written) {
-        Err(flaw) => refused(&flaw),
-        Ok(()) => applied(shown(world, call, 201, id, None), id, "thread.create"),
-    }
+    put(world, call, id, &INSTALLATION, &written).map_err(|flaw| refused(&flaw))?;
+    Ok(applied(shown(world, call, 201, id, None), id, "thread.create"))
 }
 
-fn update(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
-    let written = match properties(call) {
-        Ok(properties) => properties,
-        Err(refusal) => return refusal,
-    };
-    match put(world, call, id, &INSTALLATION, &written) {
-        Err(flaw) => refused(&flaw),
-        Ok(()) => applied(shown(world, call, 200, id, None), id, "thread.patch"),
-    }
+fn update(world: &mut World, call: &Call<'_>, id: &str) -> Result<Outcome, Reply> {
+    let written = properties(call)?;
+    put(world, call, id, &INSTALLATION, &written).map_err(|flaw| refused(&flaw))?;
+    Ok(applied(shown(world, call, 200, id, None), id, "thread.patch"))
 }
 
-fn properties(call: &Call<'_>) -> Result<Map<String, Value>, Outcome> {
-    let properties = body(call)?.get("properties").and_then(Value::as_object).cloned();
+fn properties(call: &Call<'_>) -> Result<Map<String, Value>, Reply> {
+    let properties = json_object(call)?.get("properties").and_then(Value::as_object).cloned();
     properties.ok_or_else(|| error(400, "VALIDATION_ERROR", "the body needs properties"))
 }
 
@@ -84,13 +74,13 @@ fn shown(world: &World, call: &Call<'_>, status: u16, id: &str, wanted: Option<&
     Reply::json(status, &json!({"id": own, "properties": shown, "updatedAt": at, "archived": false}))
 }
 
-fn refused(flaw: &Flaw) -> Outcome {
+fn refused(flaw: &Flaw) -> Reply {
     match flaw {
         Flaw::Unknown(field) => error(400, "VALIDATION_ERROR", &format!("Property \"{field}\" does not exist")),
         Flaw::TooLong(field) => error(400, "VALIDATION_ERROR", &format!("{field} is longer than 65536 characters")),
     }
 }
 
-fn error(status: u16, category: &str, message: &str) -> Outcome {
-    Reply::json(status, &json!({"status": "error", "category": category, "message": message})).into()
+fn error(status: u16, category: &str, message: &str) -> Reply {
+    Reply::json(status, &json!({"status": "error", "category": category, "message": message}))
 }

@@ -3,12 +3,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{By, applied, body, document, fields::Flaw, fields::Installation, number_of, put, query, thread_numbered};
+use super::{By, applied, document, fields::Flaw, fields::Installation, number_of, put, query, thread_numbered};
 use crate::{
     documents::Document,
     reply::Reply,
     routes::is_well_formed,
-    world::{Call, Outcome, World},
+    world::{Call, Outcome, World, json_object},
 };
 
 const INSTALLATION: Installation = Installation {
@@ -19,73 +19,70 @@ const INSTALLATION: Installation = Installation {
 /// Attributes of a ticket that the simulator takes without keeping them.
 const TAKEN: [&str; 4] = ["subject", "comment", "tags", "external_id"];
 
-pub(super) fn handle(world: &mut World, call: &Call<'_>, by: &By) -> Outcome {
+pub(super) fn handle(world: &mut World, call: &Call<'_>, by: &By) -> Result<Outcome, Reply> {
     match (call.method.as_str(), by) {
         ("GET", By::Nothing) => {
             let Some(id) = query(call, "external_id") else {
-                return error(400, "RequiredParameterMissing", "the simulator lists tickets by external_id only");
+                return Err(error(400, "RequiredParameterMissing", "the simulator lists tickets by external_id only"));
             };
             let tickets: Vec<Value> =
                 document(world, call, &id).map(|document| ticket(call, &id, document)).into_iter().collect();
-            Reply::json(200, &json!({"tickets": tickets, "count": tickets.len(), "next_page": null})).into()
+            Ok(Reply::json(200, &json!({"tickets": tickets, "count": tickets.len(), "next_page": null})).into())
         }
         ("POST", By::Nothing) => create(world, call),
         ("GET" | "PUT", By::Own(number)) => {
             let thread = number.parse().ok().and_then(|number| thread_numbered(world, call, number));
             match thread {
-                None => error(404, "RecordNotFound", "Not found"),
+                None => Err(error(404, "RecordNotFound", "Not found")),
                 Some(id) if call.method == "PUT" => update(world, call, &id),
-                Some(id) => shown(world, call, 200, &id).into(),
+                Some(id) => Ok(shown(world, call, 200, &id).into()),
             }
         }
-        _ => error(405, "MethodNotAllowed", "nothing happens here"),
+        _ => Err(error(405, "MethodNotAllowed", "nothing happens here")),
     }
 }
 
-fn create(world: &mut World, call: &Call<'_>) -> Outcome {
-    let (ticket, written) = match sent(call) {
-        Ok(sent) => sent,
-        Err(refusal) => return refusal,
-    };
+fn create(world: &mut World, call: &Call<'_>) -> Result<Outcome, Reply> {
+    let (ticket, written) = sent(call)?;
     let Some(id) = ticket.get("external_id").and_then(Value::as_str).filter(|id| is_well_formed(id)) else {
-        return error(422, "RecordInvalid", "the simulator's tickets need an external_id");
+        return Err(error(422, "RecordInvalid", "the simulator's tickets need an external_id"));
     };
     if !ticket.get("comment").is_some_and(Value::is_object) {
-        return error(422, "RecordInvalid", "Description: cannot be blank");
+        return Err(error(422, "RecordInvalid", "Description: cannot be blank"));
     }
     if document(world, call, id).is_some() {
-        return error(422, "RecordInvalid", "the simulator holds one ticket of an external_id; Zendesk takes several");
+        return Err(error(
+            422,
+            "RecordInvalid",
+            "the simulator holds one ticket of an external_id; Zendesk takes several",
+        ));
     }
-    match put(world, call, id, &INSTALLATION, &written) {
-        Err(flaw) => refused(&flaw),
-        Ok(()) => applied(shown(world, call, 201, id), id, "thread.create"),
-    }
+    put(world, call, id, &INSTALLATION, &written).map_err(|flaw| refused(&flaw))?;
+    Ok(applied(shown(world, call, 201, id), id, "thread.create"))
 }
 
-fn update(world: &mut World, call: &Call<'_>, id: &str) -> Outcome {
-    let (ticket, written) = match sent(call) {
-        Ok(sent) => sent,
-        Err(refusal) => return refusal,
-    };
+fn update(world: &mut World, call: &Call<'_>, id: &str) -> Result<Outcome, Reply> {
+    let (ticket, written) = sent(call)?;
     if ticket.get("safe_update").is_some_and(|safe| safe == true) {
         let stamp = ticket.get("updated_stamp").and_then(Value::as_str);
         let Some(stamp) = stamp.and_then(|stamp| chrono::DateTime::parse_from_rfc3339(stamp).ok()) else {
-            return error(400, "RecordInvalid", "safe_update needs an updated_stamp");
+            return Err(error(400, "RecordInvalid", "safe_update needs an updated_stamp"));
         };
         let stands = document(world, call, id).map(|document| document.modified_ms / 1000);
         if stands != Some(stamp.timestamp()) {
-            return error(409, "UpdateConflict", "the ticket has changed since updated_stamp");
+            return Err(error(409, "UpdateConflict", "the ticket has changed since updated_stamp"));
         }
     }
-    match put(world, call, id, &INSTALLATION, &written) {
-        Err(flaw) => refused(&flaw),
-        Ok(()) => applied(shown(world, call, 200, id), id, "thread.patch"),
-    }
+    put(world, call, id, &INSTALLATION, &written).map_err(|flaw| refused(&flaw))?;
+    Ok(applied(shown(world, call, 200, id), id, "thread.patch"))
 }
 
 /// The ticket of a write, and its custom fields by number.
-fn sent<'a>(call: &Call<'a>) -> Result<(&'a Map<String, Value>, Map<String, Value>), Outcome> {
-    let Some(ticket) = body(call)?.get("ticket").and_then(Value::as_object) else {
+type Sent<'a> = (&'a Map<String, Value>, Map<String, Value>);
+
+/// Reads a write, whose fields all have to be there.
+fn sent<'a>(call: &Call<'a>) -> Result<Sent<'a>, Reply> {
+    let Some(ticket) = json_object(call)?.get("ticket").and_then(Value::as_object) else {
         return Err(error(400, "RequiredParameterMissing", "the body needs a ticket"));
     };
     let known = |name: &str| TAKEN.contains(&name) || ["custom_fields", "safe_update", "updated_stamp"].contains(&name);
@@ -121,7 +118,7 @@ fn ticket(call: &Call<'_>, id: &str, document: &Document) -> Value {
     })
 }
 
-fn refused(flaw: &Flaw) -> Outcome {
+fn refused(flaw: &Flaw) -> Reply {
     match flaw {
         Flaw::Unknown(field) => error(422, "RecordInvalid", &format!("there is no field {field}")),
         Flaw::TooLong(field) => {
@@ -130,6 +127,6 @@ fn refused(flaw: &Flaw) -> Outcome {
     }
 }
 
-fn error(status: u16, code: &str, description: &str) -> Outcome {
-    Reply::json(status, &json!({"error": code, "description": description})).into()
+fn error(status: u16, code: &str, description: &str) -> Reply {
+    Reply::json(status, &json!({"error": code, "description": description}))
 }
