@@ -45,6 +45,7 @@ impl HttpEnv {
             retry: backhaul_outbound::classify::RetryRules::default(),
             occ: Occ { mode: OccMode::None },
             idem: Idempotency { header: HeaderName::from_static("idempotency-key"), on: IdemOn::Never },
+            record: None,
             extra_roots: backhaul_outbound::tls::ExtraRoots::default(),
         };
         Ok(Self { tally: Tally::new(jobs), client: Client::new(ClientSettings::default())?, provider })

@@ -26,6 +26,7 @@ mod document;
 mod limits;
 mod load;
 mod provider;
+mod record;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub use self::{
     base::{BaseUrl, Discovery},
     limits::Limit,
     load::{KindSection, Loader, ProfileError, ProfileErrors},
+    record::{MEMBERS, Product, RecordForm, THREAD_ID},
     sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, SignatureScheme, WebhookProfile},
 };
 use crate::{classify::RetryRules, tls::ExtraRoots};
@@ -176,6 +178,8 @@ pub struct Provider {
     pub occ: Occ,
     /// Idempotency keys on writes.
     pub idem: Idempotency,
+    /// How a CRM keeps threads as flat records; `None` where its threads have lists of their own, and elsewhere.
+    pub record: Option<RecordForm>,
     /// Authorities trusted beside the platform's, from `ca_file`.
     pub extra_roots: ExtraRoots,
 }

@@ -9,6 +9,7 @@ mod channels;
 mod clock;
 mod control;
 mod crm;
+mod crm_record;
 mod discovery;
 mod documents;
 mod effects;

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::crm_record::{self, At};
+
 /// Which system a request is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Provider {
@@ -127,6 +129,8 @@ pub(crate) enum Route {
     SocialThread(String),
     Threads,
     Thread(String),
+    /// A record of a CRM that keeps flat records.
+    Record(At),
     Callback,
     Socket,
     /// The path has the shape of a resource, but its id is not well formed.
@@ -197,7 +201,11 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
         ["api", "v2", "auditlog" | "auditlogs" | "audit", "query"] => (Route::AuditQuery, Class::GenesysAudit),
         ["api", "v1", "threads"] | ["threads"] => (Route::Threads, Class::CrmThreads),
         ["api", "v1", "threads", id] | ["threads", id] => (with_id(id, Route::Thread), Class::CrmThreads),
-        _ => (Route::Unknown, Class::Other),
+        _ => match crm_record::route(parts) {
+            Some(at) if at.id().is_none_or(is_well_formed) => (Route::Record(at), Class::CrmThreads),
+            Some(_) => (Route::BadId, Class::CrmThreads),
+            None => (Route::Unknown, Class::Other),
+        },
     }
 }
 

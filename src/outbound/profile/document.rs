@@ -129,6 +129,29 @@ impl<'a> Section<'a> {
         value.as_str()
     }
 
+    /// A string, or an integer as its digits.
+    pub(super) fn text_or_number(&mut self, key: &str) -> Option<String> {
+        match self.table.get(key) {
+            Some(Value::Integer(number)) => {
+                self.seen.insert(key.to_owned());
+                Some(number.to_string())
+            }
+            _ => self.text(key).map(str::to_owned),
+        }
+    }
+
+    /// A table that is sent as JSON.
+    pub(super) fn json(&mut self, key: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+        let value = self.value(key)?;
+        match serde_json::to_value(value) {
+            Ok(serde_json::Value::Object(members)) if value.is_table() => Some(members),
+            _ => {
+                self.wrong_type(key, "a table", value);
+                None
+            }
+        }
+    }
+
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
         match self.value(key) {
             None => default,

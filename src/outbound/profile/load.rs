@@ -149,7 +149,7 @@ impl Loader {
         let tenant = read_tenant(document, &mut root);
         let cxone = root.table("cxone").and_then(|section| provider::read(section, &defaults::CXONE, self));
         let genesys = root.table("genesys").and_then(|section| provider::read(section, &defaults::GENESYS, self));
-        let crm = root.table("crm").and_then(|section| provider::read(section, &defaults::CRM, self));
+        let crm = root.table("crm").and_then(|section| provider::read_crm(section, self));
         let callback = sections::callback(root.table("callback"));
         let probe = sections::probe(root.table("probe"));
         let webhook = sections::webhook(root.table("webhook"));

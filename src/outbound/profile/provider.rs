@@ -6,12 +6,32 @@ use url::Url;
 
 use super::{
     Auth, BaseUrl, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, base,
-    defaults::Defaults, document::Section, limits, load::Loader,
+    defaults::{self, Defaults},
+    document::Section,
+    limits,
+    load::Loader,
+    record,
 };
 use crate::{
     classify::{RateHeaders, RetryRules},
     path::Template,
 };
+
+/// The section `[crm]`, whose flavour decides what the rest of it is by default.
+pub(super) fn read_crm(mut section: Section<'_>, loader: &Loader) -> Option<Provider> {
+    let flavour = record::flavour(&mut section);
+    let Some(product) = flavour.flatten() else {
+        // A word that nobody knows was reported, and says nothing of the rest.
+        let unknown = flavour.is_none() && section.has("flavour");
+        if section.table("record").is_some() && !unknown {
+            section.error("record", "is for the flavours with records; set flavour");
+        }
+        return read(section, &defaults::CRM, loader);
+    };
+    let form = record::read(&mut section, product);
+    let provider = read(section, product.defaults(), loader)?;
+    Some(Provider { record: Some(form?), ..provider })
+}
 
 /// Default early refresh; tokens live about an hour, and clocks are a few seconds apart.
 const MARGIN_S: u64 = 60;
@@ -42,7 +62,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
     for status in retry.statuses.iter().filter(|status| retry.conflict.contains(status)) {
         section.error("retry.statuses", format!("names {status}, which is also a conflict in occ.statuses"));
     }
-    let idem = read_idem(section.table("idem"));
+    let idem = read_idem(section.table("idem"), defaults);
     let extra_roots = section.ca_file();
     section.finish();
     Some(Provider {
@@ -56,6 +76,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
         retry,
         occ,
         idem,
+        record: None,
         extra_roots,
     })
 }
@@ -230,9 +251,9 @@ fn read_statuses(section: &mut Section<'_>, key: &str) -> Option<Vec<u16>> {
     Some(statuses)
 }
 
-fn read_idem(section: Option<Section<'_>>) -> Idempotency {
+fn read_idem(section: Option<Section<'_>>, defaults: &Defaults) -> Idempotency {
     let mut idem =
-        Idempotency { header: reqwest::header::HeaderName::from_static("idempotency-key"), on: IdemOn::Always };
+        Idempotency { header: reqwest::header::HeaderName::from_static("idempotency-key"), on: defaults.idem };
     let Some(mut section) = section else { return idem };
     idem.header = section.header("header", "idempotency-key");
     idem.on = section.word("on", IdemOn::WORDS).unwrap_or(idem.on);

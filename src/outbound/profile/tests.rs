@@ -1,6 +1,7 @@
 //! Profiles as people write them, with all their mistakes.
 
 mod limits;
+mod records;
 mod shipped;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};

@@ -18,6 +18,8 @@ pub(super) struct Setup {
     pub(super) discovered: bool,
     pub(super) genesys: String,
     pub(super) crm: String,
+    /// What follows the CRM's mount at the simulator; `/api/v1` where absent.
+    pub(super) crm_base: Option<&'static str>,
     pub(super) probe: String,
     /// Follows `[kinds.enrichment]` with its legal basis and key, and may open further tables.
     pub(super) kinds: String,
@@ -56,6 +58,7 @@ fn profile(http: &str, tenant: &str, dir: &Path, setup: &Setup) -> String {
         ),
         false => (format!("base_url = \"{http}/cxone\""), String::new()),
     };
+    let crm_base = setup.crm_base.unwrap_or("/api/v1");
     format!(
         r#"
 [cxone]
@@ -70,7 +73,7 @@ oauth = {{ token_url = "{http}/genesys/oauth/token", client_id = "{client_id}", 
 buckets = {{ channels = 600000, webhooks = 600000, audit = 600000, token = 600000 }}
 {genesys}
 [crm]
-base_url = "{http}/crm/api/v1"
+base_url = "{http}/crm{crm_base}"
 insecure = true
 token_file = "crm-{tenant}"
 buckets = {{ threads = 600000 }}

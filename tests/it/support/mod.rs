@@ -1,6 +1,7 @@
 //! What tests share: a private Postgres for the whole run, a fresh database for each test, and a toy kind.
 
 mod cluster;
+mod flavours;
 mod kept;
 mod login;
 mod processes;
@@ -15,6 +16,7 @@ mod worker;
 use std::{future::Future, time::Duration};
 
 pub(crate) use cluster::{Database, binary, database, empty_database, run, target_dir};
+pub(crate) use flavours::{DATAVERSE, FLAVOURS, Flavour, HUBSPOT, SALESFORCE, ZENDESK};
 pub(crate) use kept::Kept;
 pub(crate) use login::Login;
 pub(crate) use processes::{Process, SimulatorProcess, scratch, worker_command, worker_process};
