@@ -93,7 +93,7 @@ impl Profiles {
 /// One tenant's connections.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// The file's stem: `[a-z0-9][a-z0-9_-]{0,62}`.
+    /// The file's stem: `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, as jobs name their tenants.
     pub tenant: String,
     /// Section `[cxone]`.
     pub cxone: Option<Provider>,
