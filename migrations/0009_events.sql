@@ -26,6 +26,12 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
         52, 1), 53, 1), 'hex')::uuid
 $$;
 
+-- Who did it: the name that was given, which anybody may choose, and the login, which nobody can.
+create function backhaul.by_whom(p_actor text) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select jsonb_build_object('actor', coalesce(p_actor, session_user), 'login', session_user)
+$$;
+
 -- An event that the database itself tells: operators' actions and rescues.
 create function backhaul.append_event(p_type text, p_job bigint, p_tenant text, p_kind text, p_trace text, p_members jsonb)
 returns void
