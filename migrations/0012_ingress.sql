@@ -290,7 +290,7 @@ end $$;
 revoke all on all functions in schema backhaul from public;
 
 grant usage on schema backhaul to backhaul_ingress;
--- Beside events, the receiver enqueues what its admin address asks for, and counts what is waiting.
+-- Beside events, the receiver enqueues what its admin address asks for, and counts what waits for workers.
 grant execute on function backhaul.ingest, backhaul.backlog, backhaul.ingress_expire, backhaul.job_fate,
     backhaul.enqueue, backhaul.registration_mark, backhaul.remember_registration to backhaul_ingress;
 grant select on backhaul.kinds, backhaul.parked_events, backhaul.migrations to backhaul_ingress;
