@@ -19,6 +19,7 @@ mod job;
 mod maintenance;
 mod metrics;
 mod migrate;
+mod misfit;
 #[cfg(test)]
 mod model;
 mod pacing;
