@@ -37,6 +37,7 @@ mod trace;
 mod wake;
 mod worker;
 
+pub use apalis::QUIET_LOGS;
 pub use clock::Clock;
 pub use context::{AuditEvent, Begun, Done, JobContext, JobInfo};
 pub use failure::{Cause, Failure, MESSAGE_BYTES_MAX};
