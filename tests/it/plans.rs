@@ -232,3 +232,38 @@ async fn claims_and_settles_read_what_they_take() {
     db.run("analyze").await;
     bench.check(1_000, "with fresh statistics").await;
 }
+
+/// A sink's batch costs its events, however many there are before and behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sinks_batch_reads_its_own_events() {
+    let db = database().await;
+    let mut bench = Bench::new(&db).await;
+    let events = "select sum(idx_tup_read)::bigint + sum(seq_tup_read)::bigint from pg_stat_user_tables t
+        join pg_stat_user_indexes i using (relid) where t.schemaname = 'backhaul' and t.relname in ('events_0', 'seals')";
+    let append = |from: i64, to: i64| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+            "insert into backhaul.events (event_id, occurred_at, type, tenant, subject, data)
+             select gen_random_uuid(), now(), 't', 'acme', 's', '' from generate_series({from}, {to})"
+        )))
+        .execute(db.store.pool())
+    };
+    // The session plans while there is next to nothing.
+    for n in 1..=8 {
+        append(n, n).await.expect("appends");
+        db.run("select backhaul.seal(100)").await;
+        let read: i64 = bench.one("select count(*) from backhaul.sealed_after(0)").await;
+        assert_eq!(read, 1, "one seal");
+    }
+    append(9, 30_000).await.expect("appends");
+    while db.one::<i32>("select backhaul.seal(500)").await == 500 {}
+    let before: i64 = bench.one(events).await;
+    let (first, last): (i64, i64) = sqlx::query_as("select min(seq), max(seq) from backhaul.sealed_after(20000)")
+        .fetch_one(&mut *bench.connection)
+        .await
+        .expect("reads");
+    let read = bench.one::<i64>(events).await - before;
+    assert_eq!(first, 20_001);
+    assert!(last - first < 500);
+    // Each event by its id, and the seal; the counters' own join multiplies by indexes.
+    assert!(read <= 3 * 500 + 50, "a batch of at most 500 read {read} entries");
+}
