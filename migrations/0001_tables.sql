@@ -9,8 +9,8 @@ create table backhaul.deployment (
 comment on table backhaul.deployment is 'Names this installation in idempotency keys and in the source of its events.';
 insert into backhaul.deployment default values;
 
--- What a kind demands of its jobs. Written by `backhaul migrate` and by workers at start, from the constants of the
--- kinds they were built with, so that producers which only speak SQL are held to the same rules.
+-- What a kind demands of its jobs. Written by `backhaul migrate` from the constants of the kinds it was built with, so that
+-- producers which only speak SQL are held to the same rules. A worker adds kinds that are not here, and changes none.
 create table backhaul.kinds (
     kind text not null check (kind ~ '^[a-z][a-z0-9-]{0,62}$'),
     version smallint not null check (version > 0),

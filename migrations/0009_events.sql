@@ -26,6 +26,12 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
         52, 1), 53, 1), 'hex')::uuid
 $$;
 
+-- Who did it: the name that was given, which anybody may choose, and the login, which nobody can.
+create function backhaul.by_whom(p_actor text) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select jsonb_build_object('actor', coalesce(p_actor, session_user), 'login', session_user)
+$$;
+
 -- An event that the database itself tells: operators' actions and rescues.
 create function backhaul.append_event(p_type text, p_job bigint, p_tenant text, p_kind text, p_trace text, p_members jsonb)
 returns void
@@ -237,6 +243,36 @@ where s.holds_since is not null
   and exists (select from backhaul.maintenance m
               where m.task = 'sinks' and m.ran_at > clock_timestamp() - interval '30 seconds');
 comment on view backhaul.sinks_waited_for is 'Sinks that are so far behind that no worker claims jobs.';
+
+-- What a sink gets next: the rest of the seal that holds the event behind `p_position`, or the first seal behind it where
+-- that one is past its retention. A function for its switches (see 0003): a session that planned the join while there
+-- were few events would read all of them for each batch.
+create function backhaul.sealed_after(p_position bigint)
+returns table (seq bigint, sealed_at timestamptz, event_id uuid, event_type text, tenant text, kind text, job_id bigint,
+               subject text, occurred_at timestamptz, traceparent text, data bytea)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    s backhaul.seals;
+begin
+    select x.* into s from backhaul.seals x where x.first_seq <= p_position + 1 order by x.first_seq desc limit 1;
+    if s.first_seq is null or s.first_seq + cardinality(s.event_ids) - 1 <= p_position then
+        select x.* into s from backhaul.seals x where x.first_seq > p_position order by x.first_seq limit 1;
+    end if;
+    return query
+    select s.first_seq + u.n - 1, s.sealed_at, e.event_id, e.type, e.tenant, e.kind, e.job_id, e.subject, e.occurred_at,
+        e.traceparent, e.data
+    from unnest(s.event_ids) with ordinality as u (id, n)
+    cross join lateral (select x.* from backhaul.events x where x.id = u.id offset 0) e
+    where s.first_seq + u.n - 1 > p_position
+    order by 1;
+end $$;
 
 create function backhaul.switch_sink(p_sink text, p_paused boolean, p_actor text, p_why text) returns boolean
 language plpgsql

@@ -41,6 +41,7 @@ mod private_cluster;
 mod properties;
 mod protocol;
 mod published_order;
+mod refusing_sink;
 mod retention;
 mod roles;
 mod schedules;
