@@ -177,7 +177,7 @@ $$;
 
 -- How many jobs of each tenant could be working now: ready behind an awake cursor, or due. What is for later, is blocked,
 -- was paused by a person, or is backfill can wait for days, and says nothing of how far behind the workers are. Each
--- count looks at `p_max` entries of an index at most, so a backfill that is due and not yet promoted may hide jobs from it.
+-- count looks at `p_max` entries of an index at most: what is due without counting may hide what counts, until it is promoted.
 -- `due_from` is the hint for the next call, as in promote; null looks at all that is due.
 create function backhaul.backlog(p_tenants text[], p_due_from timestamptz[], p_max bigint)
 returns table (tenant text, jobs bigint, due_from timestamptz)
