@@ -137,6 +137,7 @@ async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
     assert!(ended.status.success());
     let log = String::from_utf8_lossy(&ended.stderr);
     assert!(log.contains("backhaul_engine") && !log.contains("apalis"), "what the engine says is said once: {log}");
+    assert!(log.contains("working") && log.contains("stopped"), "nothing that it says is lost: {log}");
     let metrics = exports.try_iter().find(|export| export.path == "/v1/metrics").expect("metrics were exported");
     assert!(contains(&metrics.body, "backhaul"), "the engine's metrics are among them");
     assert!(contains(&metrics.body, "backhaul.job.success_ratio"), "one job ended, so there is a ratio");
