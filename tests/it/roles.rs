@@ -1,4 +1,4 @@
-//! What the four roles may do, proved with logins that are members of one role each, or of none.
+//! What the roles may do, proved with logins that are members of one role each, or of none.
 
 mod hostile;
 mod worker;
@@ -9,7 +9,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::{Database, Login, Toy, database};
 
-const ROLES: [&str; 4] = ["backhaul_producer", "backhaul_operator", "backhaul_worker", "backhaul_reader"];
+const ROLES: [&str; 5] =
+    ["backhaul_producer", "backhaul_operator", "backhaul_worker", "backhaul_reader", "backhaul_ingress"];
 
 /// A statement and the initials of the roles that may run it.
 const STATEMENTS: &[(&str, &str)] = &[
@@ -24,22 +25,32 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("select * from backhaul.queue_depth", "orw"),
     ("select * from backhaul.outbox_events", "orw"),
     ("select * from backhaul.my_jobs", "p"),
-    ("select * from backhaul.kinds", "porw"),
+    ("select * from backhaul.fate(1)", "po"),
+    ("select * from backhaul.worker_states", "orw"),
+    ("select * from backhaul.kinds", "porwi"),
     ("select * from backhaul.workers, backhaul.leases, backhaul.lanes, backhaul.cursors, backhaul.buckets", "orw"),
     ("select * from backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.deployment", "orw"),
     ("select * from backhaul.pauses, backhaul.caps, backhaul.sinks_waited_for", "orw"),
-    ("select version from backhaul.migrations", "orw"),
+    ("select version from backhaul.migrations", "orwi"),
+    ("select * from backhaul.parked_events", "ori"),
+    ("select body from backhaul.ingress_events", "o"),
     ("select * from backhaul.events", "w"),
     ("select * from backhaul.steps", "ow"),
     ("select * from backhaul.memories", "ow"),
     ("select * from backhaul.idempotency_keys", ""),
     ("select * from backhaul.key_holders", ""),
     // Producing.
-    ("select * from backhaul.enqueue('toy', '{}')", "pow"),
+    ("select * from backhaul.enqueue('toy', '{}')", "powi"),
     ("select * from backhaul.enqueue_many('[]')", "pow"),
+    // Receiving.
+    ("select backhaul.backlog(1), backhaul.ingress_expire(1)", "i"),
+    ("select * from backhaul.job_fate(1)", "i"),
     // Operating.
     ("select backhaul.cancel(1, null, 'why')", "o"),
     ("select backhaul.reschedule(1, now(), null, 'why')", "o"),
+    ("select backhaul.reprioritize(1, 'low', null, 'why')", "o"),
+    ("select backhaul.open_bucket('acme', 'toy/box')", "o"),
+    ("select backhaul.rescheduled_by(j) from (select null::backhaul.jobs as j) x", ""),
     ("select backhaul.dead_replay(2, null, 'why')", "o"),
     ("select backhaul.dead_discard(2, null, 'why')", "o"),
     ("select backhaul.pause('toy')", "o"),
@@ -252,8 +263,8 @@ async fn a_producer_sees_its_own_jobs() {
         format!("select backhaul.bury('[{{\"id\": {dead}, \"reason\": \"r\", \"error\": {{\"code\": \"r\"}}}}]')");
     sqlx::raw_sql(AssertSqlSafe(buried)).execute(db.store.pool()).await.expect("buries");
     for (login, expected) in [
-        (&shop, vec![(ids[&shop.name], "scheduled".to_owned()), (dead, "dead".to_owned())]),
-        (&crm, vec![(ids[&crm.name], "scheduled".to_owned())]),
+        (&shop, vec![(ids[&shop.name], "ready".to_owned()), (dead, "dead".to_owned())]),
+        (&crm, vec![(ids[&crm.name], "ready".to_owned())]),
     ] {
         let seen: Vec<(i64, String)> = sqlx::query_as("select id, state from backhaul.my_jobs order by id")
             .fetch_all(&mut login.connect().await)
