@@ -35,7 +35,7 @@ begin
     where x.id = j.id;
     perform backhaul.rouse(j);
     perform backhaul.append_event('dev.backhaul.job.reprioritized', j.id, j.tenant, j.kind, j.traceparent,
-        jsonb_build_object('actor', coalesce(reprioritize.actor, session_user), 'why', reprioritize.why,
+        backhaul.by_whom(reprioritize.actor) || jsonb_build_object('why', reprioritize.why,
             'priority', reprioritize.priority, 'was', backhaul.priority_name(j.priority)));
     perform backhaul.wake();
     return 'reprioritized';

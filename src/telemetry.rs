@@ -8,6 +8,7 @@ mod exporter;
 use std::{collections::HashMap, env, io::IsTerminal, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
+use backhaul_engine::QUIET_LOGS;
 use opentelemetry::{
     KeyValue, global,
     propagation::{Extractor, Injector, TextMapPropagator},
@@ -97,7 +98,8 @@ where
     let given =
         ["BACKHAUL_LOG", "RUST_LOG"].iter().find_map(|name| env::var(name).ok().filter(|text| !text.is_empty()));
     let directives = given.as_deref().unwrap_or(&settings.log);
-    let filter = EnvFilter::try_new(directives).map_err(|error| anyhow!("the log filter {directives:?}: {error}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET_LOGS},{directives}"))
+        .map_err(|error| anyhow!("the log filter {directives:?}: {error}"))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {
         LogFormat::Auto => !terminal,
