@@ -152,7 +152,9 @@ create table backhaul.workers (
     in_flight integer not null default 0,
     stopping boolean not null default false,
     started_at timestamptz not null default clock_timestamp(),
-    heartbeat_at timestamptz not null default clock_timestamp()
+    heartbeat_at timestamptz not null default clock_timestamp(),
+    -- How often it means to be heard of.
+    heartbeat interval not null default '2 seconds'
 ) with (fillfactor = 50);
 
 -- One batch of one cursor in one worker's hands. Its row is the fence: who cannot lock it may not write. Ids are drawn

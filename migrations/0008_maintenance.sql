@@ -301,13 +301,23 @@ begin
     return v_found;
 end $$;
 
-create function backhaul.register_worker(p_worker uuid, p_host text, p_pid integer, p_build text, p_kinds text[], p_concurrency integer)
+create function backhaul.register_worker(p_worker uuid, p_host text, p_pid integer, p_build text, p_kinds text[],
+                                         p_concurrency integer, p_heartbeat interval default '2 seconds')
 returns timestamptz
 language sql security definer set search_path = pg_catalog, pg_temp as $$
-    insert into backhaul.workers (id, host, pid, build, kinds, concurrency)
-    values (p_worker, p_host, p_pid, p_build, p_kinds, p_concurrency)
+    insert into backhaul.workers (id, host, pid, build, kinds, concurrency, heartbeat)
+    values (p_worker, p_host, p_pid, p_build, p_kinds, p_concurrency, p_heartbeat)
     returning clock_timestamp()
 $$;
+
+-- A worker that missed three heartbeats counts as gone for whoever asks who is there, long before its jobs are taken
+-- from it: its row stays for as long as nobody lives who would rescue them. Five seconds at least, because a busy
+-- database answers late.
+create view backhaul.worker_states as
+select w.id, w.host, w.pid, w.build, w.kinds, w.concurrency, w.in_flight, w.stopping, w.started_at, w.heartbeat_at,
+    w.heartbeat_at < clock_timestamp() - greatest(w.heartbeat * 3, interval '5 seconds') as silent
+from backhaul.workers w;
+comment on view backhaul.worker_states is 'Every worker that has not left, and whether it has missed its heartbeats.';
 
 -- One heartbeat for everything in the worker's hands. `gone` names jobs that were cancelled; `alive` is false when the
 -- worker was given up for dead. The jobs of leases that the worker does not know go back: the reply to its claim was

@@ -71,13 +71,16 @@ begin
 end $$;
 comment on function backhaul.cancel is 'Ends an unfinished job. A running one is stopped at its worker''s next heartbeat, and nothing it still reports is written.';
 
-create function backhaul.reschedule(job_id bigint, run_at timestamptz, actor text, why text) returns void
+-- 'ready': its time had come already, and it keeps its place before those that were ready after it; only its deadline is
+-- put off, as for any other.
+create function backhaul.reschedule(job_id bigint, run_at timestamptz, actor text, why text) returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     j backhaul.jobs;
+    v_ready boolean;
 begin
     perform pg_current_xact_id();
     j := backhaul.lock_job(reschedule.job_id);
@@ -95,7 +98,10 @@ begin
         raise exception 'job_running: job % is running', j.id using errcode = 'BH021',
             hint = 'wait for it to end, or cancel it';
     end if;
-    update backhaul.jobs x set seq = null, due_at = reschedule.run_at,
+    v_ready := reschedule.run_at <= clock_timestamp() and (j.seq is not null or coalesce(j.due_at <= reschedule.run_at, false));
+    update backhaul.jobs x set
+        seq = case when v_ready then x.seq end,
+        due_at = case when v_ready then x.due_at else reschedule.run_at end,
         deadline_at = greatest(x.deadline_at, reschedule.run_at + (x.deadline_at - x.enqueued_at))
     where x.id = j.id;
     perform backhaul.rouse(j);
@@ -107,8 +113,9 @@ begin
         backhaul.by_whom(reschedule.actor) || jsonb_build_object('why', reschedule.why,
             'run_at', to_char(reschedule.run_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
     perform backhaul.wake();
+    return case when v_ready then 'ready' else 'rescheduled' end;
 end $$;
-comment on function backhaul.reschedule is 'Moves an unfinished job that is not running to another time; now() runs it at once.';
+comment on function backhaul.reschedule is 'Moves an unfinished job that is not running to another time; now() runs it as soon as hands are free. A job that is ready keeps its place.';
 
 -- Holds back a kind, a tenant, or one tenant's kind; '*' stands for all. Running jobs go on.
 create function backhaul.pause(kind text default '*', tenant text default '*', actor text default null, why text default null)
@@ -328,23 +335,26 @@ comment on function backhaul.dead_discard is 'Gives a dead letter up for good. T
 create view backhaul.job_states as
 select j.id, j.kind, j.version, j.tenant, backhaul.priority_name(j.priority) as priority,
     case when r.worker is not null then 'running'
-         when j.seq is not null then 'ready'
+         -- One that is due waits for hands as well: it gets its place when somebody claims.
+         when j.seq is not null or j.due_at <= clock_timestamp() then 'ready'
          when j.due_at is not null and j.attempt > 0 then 'retrying'
          when j.due_at is not null then 'scheduled'
          else 'blocked' end as state,
     j.due_at, j.attempt, j.max_attempts, j.rescues, j.replays, j.ordering_key, j.idempotency_key, j.enqueued_at,
-    j.enqueued_by, j.deadline_at, r.worker, r.claimed_at, j.errors -> -1 as last_error
+    j.enqueued_by, j.deadline_at, r.worker, r.claimed_at, j.errors -> -1 as last_error, null::timestamptz as died_at
 from backhaul.jobs j
 left join (select l.worker, l.claimed_at, unnest(l.seqs) as seq from backhaul.leases l) r on r.seq = j.seq
 union all
 select d.id, d.kind, d.version, d.tenant, backhaul.priority_name(d.priority), 'dead', null, d.attempt, d.max_attempts,
     d.rescues, d.replays, d.ordering_key, d.idempotency_key, d.enqueued_at, d.enqueued_by, d.deadline_at, null, null,
-    d.error
+    d.error, d.died_at
 from backhaul.dead_letters d;
 comment on view backhaul.job_states is 'Every unfinished or dead job with its state in a word. A finished job is gone; its end is in outbox_events.';
 
+-- The code of the last failure and not its message, which may hold words of an upstream about somebody.
 create view backhaul.my_jobs with (security_barrier) as
-select s.id, s.kind, s.tenant, s.priority, s.state, s.due_at, s.attempt, s.enqueued_at, s.deadline_at
+select s.id, s.kind, s.tenant, s.priority, s.state, s.due_at, s.attempt, s.enqueued_at, s.deadline_at, s.idempotency_key,
+    s.last_error ->> 'code' as code, s.died_at
 from backhaul.job_states s where s.enqueued_by = session_user;
 comment on view backhaul.my_jobs is 'The unfinished and dead jobs that the caller''s login role enqueued.';
 

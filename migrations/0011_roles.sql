@@ -28,7 +28,8 @@ grant execute on function backhaul.priority_name to backhaul_producer, backhaul_
 grant execute on function backhaul.enqueue, backhaul.enqueue_many to backhaul_producer, backhaul_operator, backhaul_worker;
 grant select on backhaul.my_jobs, backhaul.kinds to backhaul_producer;
 
-grant select on backhaul.job_states, backhaul.queue_depth, backhaul.outbox_events to backhaul_reader, backhaul_operator, backhaul_worker;
+grant select on backhaul.job_states, backhaul.queue_depth, backhaul.outbox_events, backhaul.worker_states
+    to backhaul_reader, backhaul_operator, backhaul_worker;
 grant select (id, kind, version, tenant, priority, attempt, max_attempts, rescues, replays, ordering_key, enqueued_at,
               enqueued_by, reason, error, fingerprint, died_at) on backhaul.dead_letters to backhaul_reader;
 grant select on backhaul.kinds, backhaul.lanes, backhaul.cursors, backhaul.workers, backhaul.leases, backhaul.buckets,

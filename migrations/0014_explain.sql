@@ -56,15 +56,17 @@ create function backhaul.explain_running(j backhaul.jobs) returns table (code te
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when w.heartbeat_at > clock_timestamp() - interval '10 seconds' then 'running' else 'worker_silent' end,
-        case when w.heartbeat_at > clock_timestamp() - interval '10 seconds'
+    select case when w.silent is false then 'running' else 'worker_silent' end,
+        case when w.silent is false
              then format('in the hands of worker %s (process %s) since %s', w.host, w.pid, backhaul.utc(l.claimed_at))
              else format('its worker %s was last heard of at %s', coalesce(w.host, l.worker::text),
                          coalesce(backhaul.utc(w.heartbeat_at), 'no known time')) end,
-        case when w.heartbeat_at > clock_timestamp() - interval '10 seconds'
+        case when w.silent is false
              then format('nothing; `backhaul jobs cancel %s --why TEXT` would stop it', j.id)
-             else 'wait: another worker takes it over once this one counts as dead (worker.dead_after_ms)' end
-    from backhaul.leases l left join backhaul.workers w on w.id = l.worker
+             when exists (select from backhaul.worker_states o where not o.silent)
+             then 'wait: another worker takes it over once this one counts as dead (worker.dead_after_ms)'
+             else 'start a worker: none lives that would take it over' end
+    from backhaul.leases l left join backhaul.worker_states w on w.id = l.worker
     where l.lane = j.lane and l.priority = j.priority and j.seq = any (l.seqs)
 $$;
 
@@ -74,8 +76,6 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
-declare
-    v_due timestamptz := greatest(j.due_at, clock_timestamp());
 begin
     return query select 'deadline_passed', format('its deadline was %s: the next attempt makes it a dead letter',
         backhaul.utc(j.deadline_at)), format('nothing, or replay it then: `backhaul dead replay %s`', j.id)
@@ -85,8 +85,8 @@ begin
     where not exists (select from backhaul.kinds k where k.kind = j.kind and k.version = j.version);
     return query select 'no_worker', format('no live worker runs %s version %s', j.kind, j.version),
         'start one: `backhaul work`; `backhaul doctor` shows who is there'
-    where not exists (select from backhaul.workers w where (j.kind || '@' || j.version) = any (w.kinds)
-                      and not w.stopping and w.heartbeat_at > clock_timestamp() - interval '30 seconds');
+    where not exists (select from backhaul.worker_states w where (j.kind || '@' || j.version) = any (w.kinds)
+                      and not w.stopping and not w.silent);
     return query select 'paused', format('paused since %s by %s%s', backhaul.utc(p.since), p.actor, ': ' || p.why),
         'when the reason is gone: `backhaul queue resume'
             || case when p.kind = '*' and p.tenant = '*' then ' --all' else '' end
@@ -97,13 +97,7 @@ begin
             backhaul.utc(s.holds_since), s.behind, s.name, ': ' || s.last_error),
         format('mend what the sink writes to; or, to go on without it: `backhaul outbox pause %s --why TEXT`', s.name)
     from backhaul.sinks_waited_for s order by s.name;
-    return query select 'bucket_closed',
-        format('the bucket %s is closed until %s: %s', b.name, backhaul.utc(b.blocked_until), coalesce(b.blocked_why, 'blocked')),
-        case when b.probing then 'the upstream looked down; one job tries it every ten seconds, the first success opens it'
-             else 'wait: the upstream asked for the pause, and it ends by itself' end
-    from backhaul.kinds k join backhaul.buckets b on b.tenant = j.tenant and b.name = any (k.pacing || (
-        select o.within from backhaul.buckets o where o.tenant = j.tenant and o.name = k.pacing[1]))
-    where k.kind = j.kind and k.version = j.version and b.blocked_until > v_due order by b.name;
+    return query select * from backhaul.explain_closed(j);
     if j.due_at > clock_timestamp() then
         return;
     end if;
@@ -122,6 +116,53 @@ begin
     where k.kind = j.kind and k.version = j.version and not backhaul.bucket_has(b, j.priority = 4) order by b.name;
 end $$;
 
+-- The buckets that keep the job back: those of its kind with what they lie within, the credentials of their upstreams,
+-- and the one that it met last, which only the attempt could know. That one is named as long as it is closed, because the
+-- job's own time comes from it.
+create function backhaul.explain_closed(j backhaul.jobs) returns table (code text, cause text, remedy text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_met text := j.errors -> -1 ->> 'bucket';
+    v_pacing text[];
+    v_names text[];
+begin
+    select k.pacing into v_pacing from backhaul.kinds k where k.kind = j.kind and k.version = j.version;
+    select coalesce(v_pacing, '{}') || v_met || coalesce(array_agg(split_part(p, '/', 1) || '/token'), '{}') into v_names
+    from unnest(v_pacing || v_met) p;
+    select v_names || coalesce(array_agg(w), '{}') into v_names
+    from backhaul.buckets o cross join lateral unnest(o.within) w
+    where o.tenant = j.tenant and o.name in (v_pacing[1], v_met);
+    return query select
+        case when b.blocked_why ~ '^(auth_blocked|scope_missing):' then 'credential_refused' else 'bucket_closed' end,
+        format('the bucket %s is closed until %s: %s', b.name, backhaul.utc(b.blocked_until), coalesce(b.blocked_why, 'blocked')),
+        case when b.blocked_why ~ '^(auth_blocked|scope_missing):'
+             then format('it does not pass by itself: correct client, secret and scopes of %s in the profile of %s, start the '
+                 'workers again, then `backhaul jobs reschedule %s --at now`', split_part(b.name, '/', 1), b.tenant, j.id)
+             when b.probing then 'the upstream looked down; one job tries it every ten seconds, the first success opens it'
+             else format('wait: the upstream asked for the pause, and it ends by itself; if it asked for too much: '
+                 '`backhaul queue open --tenant %s --bucket %s --why TEXT`', b.tenant, b.name) end
+    from backhaul.buckets b
+    where b.tenant = j.tenant and b.name = any (v_names)
+      and b.blocked_until > case when b.name = v_met then v_now else greatest(j.due_at, v_now) end
+    order by b.name;
+end $$;
+
+-- Who moved the job to the time that it waits for, where a person did.
+create function backhaul.rescheduled_by(j backhaul.jobs) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select d.actor || coalesce(': ' || d.why, '') from (
+        select convert_from(e.data, 'UTF8')::jsonb as data from backhaul.events e
+        where e.job_id = j.id and e.type = 'dev.backhaul.job.rescheduled' order by e.id desc limit 1) e
+    cross join lateral jsonb_to_record(e.data) as d (actor text, why text, run_at timestamptz)
+    where d.run_at = j.due_at
+$$;
+
 -- Where an unfinished job that nobody runs stands.
 create function backhaul.explain_place(j backhaul.jobs) returns table (code text, cause text, remedy text)
 language plpgsql stable
@@ -132,9 +173,18 @@ declare
     c backhaul.cursors;
     v_holder bigint;
     v_before bigint;
+    v_by text;
     v_now text := format('`backhaul jobs reschedule %s --at now`', j.id);
+    h backhaul.jobs;
+    v_slow boolean;
 begin
-    if j.due_at > clock_timestamp() and j.errors is not null then
+    if j.due_at > clock_timestamp() then
+        v_by := backhaul.rescheduled_by(j);
+    end if;
+    if v_by is not null then
+        return query select 'rescheduled', format('moved to %s by %s', backhaul.utc(j.due_at), v_by),
+            'wait, or run it now: ' || v_now;
+    elsif j.due_at > clock_timestamp() and j.errors is not null then
         return query select case when j.errors -> -1 ->> 'class' = 'transient' then 'retrying' else 'postponed' end,
             format('%s (%s failed tries of %s); due again at %s', j.errors -> -1 ->> 'code', j.attempt, j.max_attempts,
                    backhaul.utc(j.due_at)), 'wait, or try it now: ' || v_now;
@@ -154,8 +204,18 @@ begin
         end if;
         select count(*) into v_before from backhaul.jobs o
         where o.tenant = j.tenant and o.ordering_key = j.ordering_key and o.id < j.id;
-        return query select 'blocked', format('waits for job %s, which holds the ordering key %s; %s older of this key', v_holder,
-            j.ordering_key, v_before), format('`backhaul jobs explain %s` tells what that one waits for', v_holder);
+        -- What somebody more urgent waits for is raised, unless it runs already.
+        select x.* into h from backhaul.jobs x where x.id = v_holder;
+        v_slow := h.priority > j.priority and not exists (
+            select from backhaul.leases l
+            where l.lane = h.lane and l.priority = h.priority and h.seq = any (l.seqs));
+        return query select 'blocked', format('waits for job %s%s, which holds the ordering key %s; %s older of this key', v_holder,
+                case when v_slow then format(' of priority %s', backhaul.priority_name(h.priority)) else '' end,
+                j.ordering_key, v_before),
+            format('`backhaul jobs explain %s` tells what that one waits for', v_holder)
+                || case when v_slow
+                        then format('; `backhaul jobs reprioritize %s --priority %s` lets it go before its like', v_holder,
+                                    backhaul.priority_name(j.priority)) else '' end;
     else
         select x.* into c from backhaul.cursors x where x.lane = j.lane and x.priority = j.priority;
         if j.seq <= c.position then

@@ -16,7 +16,7 @@ use super::{
 /// Look at the connection, the schema, the oldest snapshot, roles, workers and sinks.
 ///
 /// Each finding says what to do. Warnings leave the exit code at 0; something that keeps Backhaul from working makes
-/// it 5, and a database that cannot be reached makes it 4.
+/// it 5, and a database that cannot be reached makes it 4. What the login may not see is skipped, and said to be.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -35,6 +35,8 @@ enum Level {
     Ok,
     Warning,
     Failure,
+    /// This login may not look.
+    Skipped,
 }
 
 /// What one check found.
@@ -61,6 +63,11 @@ impl Finding {
     fn failure(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { check, level: Level::Failure, found: found.into(), advice: Some(advice.into()) }
     }
+
+    fn skipped(check: &'static str, advice: impl Into<String>) -> Self {
+        let found = "not looked at: this login may not see it".to_owned();
+        Self { check, level: Level::Skipped, found, advice: Some(advice.into()) }
+    }
 }
 
 /// Runs all checks.
@@ -77,6 +84,7 @@ pub(crate) async fn run(session: &Session, command: Doctor) -> Result<()> {
                 Level::Ok => "ok     ",
                 Level::Warning => "WARNING",
                 Level::Failure => "FAILURE",
+                Level::Skipped => "skipped",
             };
             text.push_str(&format!("{mark}  {:<12}  {}\n", finding.check, finding.found));
             if let Some(advice) = &finding.advice {

@@ -2,6 +2,7 @@
 
 mod explain;
 pub(crate) mod preview;
+mod reprioritize;
 mod reschedule;
 
 use anyhow::{Result, anyhow};
@@ -26,6 +27,7 @@ Examples:
   backhaul jobs explain 4711
   backhaul jobs preview 4711
   backhaul jobs reschedule 4711 --at now
+  backhaul jobs reprioritize 4711 --priority critical
   backhaul jobs cancel 4711 --why 'the customer withdrew'")]
 pub(crate) enum Jobs {
     /// List unfinished and dead jobs, oldest first
@@ -35,6 +37,7 @@ pub(crate) enum Jobs {
     Explain(explain::Explain),
     Preview(preview::PreviewOne),
     Reschedule(reschedule::Reschedule),
+    Reprioritize(reprioritize::Reprioritize),
     /// End an unfinished job; a running one is stopped within seconds
     Cancel(Cancel),
 }
@@ -129,6 +132,7 @@ pub(crate) async fn run(session: &Session, command: Jobs) -> Result<()> {
         Jobs::Explain(one) => explain::run(&pool, &one).await,
         Jobs::Preview(one) => preview::run(session, one).await,
         Jobs::Reschedule(one) => reschedule::run(&pool, one).await,
+        Jobs::Reprioritize(one) => reprioritize::run(&pool, one).await,
         Jobs::Cancel(cancel) => self::cancel(&pool, cancel).await,
     }
 }

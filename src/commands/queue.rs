@@ -1,5 +1,6 @@
 //! `backhaul queue`: what operators hold back, limit and share out.
 
+mod open;
 mod status;
 
 use anyhow::{Result, anyhow};
@@ -25,6 +26,7 @@ Examples:
   backhaul queue cap --kind handshake --max 4
   backhaul queue weight --kind enrichment --tenant acme --weight 3
   backhaul queue share --tenant acme --bucket cxone/profiles --share 0.25
+  backhaul queue open --tenant acme --bucket cxone/profiles --why 'their Retry-After was a mistake'
 
 Running jobs are never stopped by these; `backhaul jobs cancel` stops one.")]
 pub(crate) enum Queue {
@@ -34,6 +36,7 @@ pub(crate) enum Queue {
     Cap(Cap),
     Weight(Weight),
     Share(Share),
+    Open(open::Open),
 }
 
 /// What is meant: a kind, a tenant, or one tenant's kind.
@@ -168,15 +171,16 @@ pub(crate) async fn run(session: &Session, command: Queue) -> Result<()> {
     let pool = session.connect().await?;
     match command {
         Queue::Status(status) => status::run(&pool, &status).await,
-        Queue::Pause(pause) => self::pause(&pool, &pause.target, &pause.audit).await,
+        Queue::Pause(pause) => self::pause(session, &pool, &pause.target, &pause.audit).await,
         Queue::Resume(resume) => self::resume(&pool, &resume.target, &resume.audit).await,
         Queue::Cap(cap) => self::cap(&pool, &cap).await,
         Queue::Weight(weight) => self::weight(&pool, &weight).await,
         Queue::Share(share) => self::share(&pool, &share).await,
+        Queue::Open(open) => open::run(&pool, &open).await,
     }
 }
 
-async fn pause(pool: &PgPool, target: &Target, audit: &Audit) -> Result<()> {
+async fn pause(session: &Session, pool: &PgPool, target: &Target, audit: &Audit) -> Result<()> {
     if audit.why.is_none() {
         // Whoever finds work held back at night wants to know why.
         return Err(anyhow!(Coded::new(exit::USAGE, "say why: --why TEXT; `backhaul queue status` shows it")));
@@ -189,8 +193,27 @@ async fn pause(pool: &PgPool, target: &Target, audit: &Audit) -> Result<()> {
         .fetch_one(pool)
         .await
         .map_err(explain)?;
+    if let Some(tenant) = &target.tenant
+        && !is_known(session, pool, tenant).await?
+    {
+        // It may be one that is yet to come; more often it is a slip of the hand, and the right one goes on.
+        eprintln!("warning: nothing is known of a tenant {tenant}: no job, no bucket, and no connection profile here");
+    }
     let text = if new { "is paused; what runs goes on" } else { "was paused already" };
     tell(audit, &json!({ "paused": true, "changed": new }), &format!("{} {text}", target.words()))
+}
+
+/// Whether there is any trace of the tenant. The profiles are those of this machine, which need not be the workers'.
+async fn is_known(session: &Session, pool: &PgPool, tenant: &str) -> Result<bool> {
+    let traced: bool = sqlx::query_scalar(
+        "select exists (select from backhaul.lanes where tenant = $1) or exists (select from backhaul.buckets where tenant = $1)
+             or exists (select from backhaul.job_states where tenant = $1)",
+    )
+    .bind(tenant)
+    .fetch_one(pool)
+    .await
+    .map_err(explain)?;
+    Ok(traced || session.settings.profiles.dir.join(format!("{tenant}.toml")).exists())
 }
 
 async fn resume(pool: &PgPool, target: &Target, audit: &Audit) -> Result<()> {

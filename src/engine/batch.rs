@@ -276,6 +276,7 @@ impl Batch {
         let record = ErrorRecord {
             at: now,
             attempt: job.attempt,
+            bucket: None,
             class: "permanent",
             code: "outcome_refused",
             conflict: None,

@@ -87,6 +87,9 @@ pub(crate) struct Close {
 pub(crate) struct ErrorRecord {
     pub at: DateTime<Utc>,
     pub attempt: u16,
+    /// The bucket `provider/class` that held the job back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<Box<str>>,
     pub class: &'static str,
     pub code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +108,7 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
     let record = |class, cause: Cause, conflict| ErrorRecord {
         at: now,
         attempt: facts.attempt,
+        bucket: cause.bucket,
         class,
         code: cause.code,
         conflict,
@@ -136,7 +140,8 @@ pub(crate) fn decide(outcome: Outcome, facts: Facts, step: Option<String>, now: 
             let cause = Cause::new("conflict", "somebody else changed what this job wants to change");
             Verdict::Dead { error: record("conflict", cause, Some(documents)) }
         }
-        Failure::Throttled { bucket, until, cause } => {
+        Failure::Throttled { bucket, until, mut cause } => {
+            cause.bucket = bucket.as_deref().map(Box::from).or(cause.bucket);
             if now >= facts.deadline_at {
                 return Verdict::Dead { error: record("deadline", cause, None) };
             }
@@ -231,7 +236,10 @@ mod tests {
             other => panic!("{other:?}"),
         }
         // Who only meets the pause does not prolong it.
-        assert!(matches!(of(Outcome::Failed(Failure::paced(at(60), "closed")), 2), Verdict::Later { close: None, .. }));
+        assert!(matches!(
+            of(Outcome::Failed(Failure::paced("cxone/profiles", at(60), "closed")), 2),
+            Verdict::Later { close: None, .. }
+        ));
         let late = decide(throttled, facts(0), None, at(3_600), 0.5);
         assert!(matches!(late, Verdict::Dead { .. }), "{late:?}");
     }

@@ -22,6 +22,8 @@ pub struct Cause {
     /// The provider that looks down, as the first part of its buckets' names: enough of these in a row close the bucket
     /// of the job's kind for the fleet, where it is this provider's.
     pub down: Option<&'static str>,
+    /// The bucket `provider/class` whose pause or limit was met, for those who ask later what the job waits for.
+    pub bucket: Option<Box<str>>,
 }
 
 /// The outcome of an attempt that did not succeed. `decide` turns it into a verdict.
@@ -83,9 +85,10 @@ impl Failure {
         Self::Throttled { bucket: Some(bucket.into()), until, cause: Cause::new(code, error) }
     }
 
-    /// The fleet's own limit, or a pause that it knows, leaves no room until `until`.
-    pub fn paced(until: DateTime<Utc>, error: impl Display) -> Self {
-        Self::Throttled { bucket: None, until, cause: Cause::new("rate_limited", error) }
+    /// The fleet's own limit of the bucket `provider/class`, or a pause of it that it knows, leaves no room until `until`.
+    pub fn paced(bucket: &str, until: DateTime<Utc>, error: impl Display) -> Self {
+        let cause = Cause { bucket: Some(bucket.into()), ..Cause::new("rate_limited", error) };
+        Self::Throttled { bucket: None, until, cause }
     }
 
     /// Looks again at `until`.
@@ -139,6 +142,6 @@ impl Cause {
             let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
             message.truncate(cut);
         }
-        Self { code, message, http_status: None, down: None }
+        Self { code, message, http_status: None, down: None, bucket: None }
     }
 }

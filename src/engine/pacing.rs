@@ -73,7 +73,7 @@ impl Pacer {
             let why = answer.why.unwrap_or_default();
             if why != "limit" || waited + wait > WAIT_MAX {
                 let refused = answer.refused.as_deref().unwrap_or(bucket);
-                return Err(Failure::paced(self.clock.now() + wait, format!("{refused}: {why}")));
+                return Err(Failure::paced(refused, self.clock.now() + wait, format!("{refused}: {why}")));
             }
             tokio::time::sleep(wait).await;
             waited += wait;

@@ -258,13 +258,14 @@ async fn register(bench: &Workbench, options: &WorkerOptions) -> Result<(), sqlx
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok())
         .unwrap_or_else(|| "unknown".to_owned());
-    let now: DateTime<Utc> = sqlx::query_scalar("select backhaul.register_worker($1, $2, $3, $4, $5, $6)")
+    let now: DateTime<Utc> = sqlx::query_scalar("select backhaul.register_worker($1, $2, $3, $4, $5, $6, $7)")
         .bind(bench.worker)
         .bind(host.trim())
         .bind(i32::try_from(std::process::id()).unwrap_or(0))
         .bind(&options.build)
         .bind(bench.registry.labels())
         .bind(i32::try_from(options.concurrency).unwrap_or(i32::MAX))
+        .bind(maintenance::interval_of(options.heartbeat))
         .fetch_one(&bench.store)
         .await?;
     bench.clock.set(now);

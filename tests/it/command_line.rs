@@ -96,7 +96,7 @@ async fn a_job_is_enqueued_once_shown_and_cancelled() {
     let listed = json_of(&on(&database, &["jobs", "list", "--tenant", "acme", "--json"]));
     assert_eq!(listed.as_array().map(Vec::len), Some(1));
     let id = first["id"].to_string();
-    assert_eq!(json_of(&on(&database, &["jobs", "show", &id, "--json"]))["job"]["state"], "scheduled");
+    assert_eq!(json_of(&on(&database, &["jobs", "show", &id, "--json"]))["job"]["state"], "ready");
     let cancelled = json_of(&on(&database, &["jobs", "cancel", &id, "--why", "a test", "--actor", "tester", "--json"]));
     assert_eq!(cancelled["outcome"], "cancelled");
     // The job is gone; its events say who ended it and why.

@@ -21,9 +21,9 @@ pub(crate) async fn codes(db: &Database, job: i64) -> Vec<String> {
     rows.into_iter().map(|(code, _, _)| code).collect()
 }
 
-/// A worker that lives and takes nothing, as far as anybody can see.
-const LIVE: &str = "insert into backhaul.workers (id, host, pid, build, kinds, concurrency)
-    values ('00000000-0000-4000-8000-000000000001', 'host', 1, 'test', '{toy@1}', 1)";
+/// A worker that lives and takes nothing, as far as anybody can see; it seldom beats, so that a slow test is no silence.
+const LIVE: &str = "insert into backhaul.workers (id, host, pid, build, kinds, concurrency, heartbeat)
+    values ('00000000-0000-4000-8000-000000000001', 'host', 1, 'test', '{toy@1}', 1, '1 minute')";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_says_what_it_waits_for() {
@@ -52,7 +52,7 @@ async fn what_waits_says_what_it_waits_for() {
         .expect("explains");
     assert!(cause.contains(&format!("job {}", ids[1])) && cause.contains("toy/k"), "{cause}");
     assert!(remedy.contains(&format!("backhaul jobs explain {}", ids[1])), "{remedy}");
-    db.run("update backhaul.workers set heartbeat_at = now() - interval '20 seconds'").await;
+    db.run("update backhaul.workers set heartbeat_at = now() - interval '10 minutes'").await;
     assert_eq!(codes(&db, ids[1]).await, ["worker_silent"]);
 }
 
@@ -95,10 +95,66 @@ async fn what_is_held_back_says_by_whom_and_how_to_let_it_go() {
     assert_eq!(codes(&db, job).await, ["paced"]);
     db.run("delete from backhaul.buckets").await;
 
+    db.run(
+        "insert into backhaul.buckets (tenant, name, blocked_until, blocked_why)
+            values ('default', 'toy/token', now() + interval '1 minute', 'auth_blocked: toy: invalid_client')",
+    )
+    .await;
+    assert_eq!(codes(&db, job).await, ["credential_refused"]);
+    db.run("update backhaul.buckets set blocked_why = 'throttled: 429'").await;
+    assert_eq!(codes(&db, job).await, ["bucket_closed"], "the token endpoint asked for peace");
+    db.run("delete from backhaul.buckets").await;
+
     db.run("update backhaul.jobs set deadline_at = now() - interval '1 second' where seq is not null").await;
     assert_eq!(codes(&db, job).await, ["deadline_passed"]);
     db.run("update backhaul.jobs set deadline_at = now() + interval '1 day'; delete from backhaul.kinds").await;
     assert_eq!(codes(&db, job).await, ["unknown_kind"]);
+}
+
+/// A bucket that only the attempt knew of, as of a callback's host: the failure says which it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_attempt_met_is_named() {
+    let db = database().await;
+    db.run(
+        "insert into backhaul.buckets (tenant, name, blocked_until, blocked_why)
+            values ('default', 'other/box', now() + interval '1 day', 'throttled: 429')",
+    )
+    .await;
+    let env = ToyEnv::new();
+    let ids = db.toys(&[Toy::new(0).act("take other"), Toy::new(1).act("throttle:86000000")]).await;
+    let worker = Worker::start(&db, &env);
+    let met = "select count(*) from backhaul.jobs where errors -> -1 ->> 'bucket' is not null";
+    eventually("both meet a pause", async || db.one::<i64>(met).await == 2).await;
+    assert_eq!(codes(&db, ids[0]).await, ["bucket_closed", "postponed"]);
+    assert_eq!(codes(&db, ids[1]).await, ["bucket_closed", "postponed"]);
+    let causes: Vec<(String, String)> = db
+        .rows(
+            "select cause, remedy from backhaul.jobs j cross join lateral backhaul.explain_job(j.id) e
+             where e.code = 'bucket_closed' order by j.id",
+        )
+        .await;
+    assert!(causes[0].0.contains("other/box") && causes[1].0.contains("toy/box"), "{causes:?}");
+    assert!(causes[0].1.contains("backhaul queue open --tenant default --bucket other/box"), "{causes:?}");
+    worker.stop().await;
+}
+
+/// A job that somebody moved waits for that, and not for its last failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_job_says_who_moved_it() {
+    let db = database().await;
+    db.run(LIVE).await;
+    let job = db.toys(&[Toy::new(0)]).await[0];
+    db.run(
+        "update backhaul.jobs set errors = '[{\"code\": \"profile_not_found\", \"class\": \"snoozed\"}]';
+            select backhaul.reschedule((select id from backhaul.jobs), now() + interval '2 hours', 'ann', 'maintenance')",
+    )
+    .await;
+    assert_eq!(codes(&db, job).await, ["rescheduled"]);
+    let cause: String = db.one("select cause from backhaul.explain_job((select id from backhaul.jobs))").await;
+    assert!(cause.ends_with("by ann: maintenance"), "{cause}");
+    // What happens to it later is its own.
+    db.run("update backhaul.jobs set due_at = due_at + interval '1 hour'").await;
+    assert_eq!(codes(&db, job).await, ["postponed"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -228,9 +228,9 @@ async fn a_workers_clock_takes_nothing_early() {
         let sql = format!(
             "alter function backhaul.register_worker rename to register_worker_now;
              alter function backhaul.heartbeat rename to heartbeat_now;
-             create function backhaul.register_worker(a uuid, b text, c integer, d text, e text[], f integer)
+             create function backhaul.register_worker(a uuid, b text, c integer, d text, e text[], f integer, g interval)
              returns timestamptz language sql as $$
-                 select backhaul.register_worker_now(a, b, c, d, e, f) + interval '{shift}' $$;
+                 select backhaul.register_worker_now(a, b, c, d, e, f, g) + interval '{shift}' $$;
              create function backhaul.heartbeat(a uuid, b bigint[], c bigint[], d boolean,
                                                 out alive boolean, out now timestamptz, out gone bigint[])
              language sql as $$

@@ -9,6 +9,7 @@ mod command_line;
 mod conformance;
 mod crm_sync;
 mod demo;
+mod doctor;
 mod enqueue;
 mod erasure;
 mod expiry;

@@ -35,6 +35,11 @@ async fn every_command_works_as_an_operator() {
     let db = database().await;
     backhaul_engine::register_kinds(&db.store, &backhaul_workers::kinds()).await.expect("registers");
     db.run("insert into backhaul.sinks (name, kind, target) values ('file', 'file', 'events.jsonl')").await;
+    db.run(
+        "insert into backhaul.buckets (tenant, name, blocked_until, blocked_why)
+         values ('acme', 'cxone/profiles', now() + interval '1 day', 'throttled: 429')",
+    )
+    .await;
     let operator = Login::of(&db, Some("backhaul_operator")).await;
     let program = Path::new(env!("CARGO_BIN_EXE_backhaul")).parent().expect("a directory").display().to_string();
     let path = format!("{program}:{}", std::env::var("PATH").unwrap_or_default());
@@ -111,12 +116,14 @@ fn the_new_commands_have_help_with_examples() {
         &["queue", "cap"],
         &["queue", "weight"],
         &["queue", "share"],
+        &["queue", "open"],
         &["schedules"],
         &["schedules", "list"],
         &["schedules", "add"],
         &["schedules", "pause"],
         &["jobs", "explain"],
         &["jobs", "reschedule"],
+        &["jobs", "reprioritize"],
         &["erase"],
         &["stats"],
         &["outbox"],
@@ -153,6 +160,8 @@ async fn exit_codes_tell_apart_what_is_wrong() {
         (&["queue", "weight", "--kind", "nothing", "--tenant", "acme", "--weight", "3"], 2),
         (&["queue", "share", "--tenant", "acme", "--bucket", "nonsense", "--share", "0.5"], 2),
         (&["queue", "share", "--tenant", "acme", "--bucket", "a/b", "--share", "1.5"], 2),
+        (&["queue", "open", "--tenant", "acme", "--bucket", "a/b", "--why", "x"], 3),
+        (&["queue", "open", "--tenant", "acme", "--bucket", "a/b"], 2),
         (&["outbox", "pause", "nobody", "--why", "x"], 3),
         (&["outbox", "pause", "file"], 2),
         (&["outbox", "resume", "nobody"], 3),
@@ -163,4 +172,29 @@ async fn exit_codes_tell_apart_what_is_wrong() {
         let (is, said) = code(arguments);
         assert_eq!(is, Some(expected), "{arguments:?}: {said}");
     }
+}
+
+/// A slip of the hand in a tenant's name holds back nobody, which is said; a tenant that is known is not remarked on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_nobody_is_remarked_on() {
+    let db = database().await;
+    db.enqueue(vec![json!({ "kind": "toy", "tenant": "acme", "payload": {"n": 1} })]).await;
+    db.run("insert into backhaul.buckets (tenant, name) values ('paced', 'cxone/profiles')").await;
+    let profiles = crate::support::scratch("pause-profiles");
+    fs::write(profiles.join("profiled.toml"), "").expect("writes");
+    for (tenant, known) in [("acme", true), ("paced", true), ("profiled", true), ("nosuch", false)] {
+        let output = binary()
+            .args(["queue", "pause", "--tenant", tenant, "--why", "x"])
+            .env("DATABASE_URL", &db.url)
+            .env("BACKHAUL__PROFILES__DIR", &profiles)
+            .output()
+            .expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (output.status.code(), said.contains("nothing is known of a tenant")),
+            (Some(0), !known),
+            "{tenant}: {said}"
+        );
+    }
+    assert_eq!(db.one::<i64>("select count(*) from backhaul.pauses").await, 4);
 }

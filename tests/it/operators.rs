@@ -2,6 +2,7 @@
 
 mod cancel;
 mod dead;
+mod remedies;
 mod views;
 
 use std::sync::Arc;

@@ -165,8 +165,8 @@ async fn a_producer_sees_its_own_jobs() {
         format!("select backhaul.bury('[{{\"id\": {dead}, \"reason\": \"r\", \"error\": {{\"code\": \"r\"}}}}]')");
     sqlx::raw_sql(AssertSqlSafe(buried)).execute(db.store.pool()).await.expect("buries");
     for (login, expected) in [
-        (&shop, vec![(ids[&shop.name], "scheduled".to_owned()), (dead, "dead".to_owned())]),
-        (&crm, vec![(ids[&crm.name], "scheduled".to_owned())]),
+        (&shop, vec![(ids[&shop.name], "ready".to_owned()), (dead, "dead".to_owned())]),
+        (&crm, vec![(ids[&crm.name], "ready".to_owned())]),
     ] {
         let seen: Vec<(i64, String)> = sqlx::query_as("select id, state from backhaul.my_jobs order by id")
             .fetch_all(&mut login.connect().await)

@@ -1,5 +1,7 @@
 //! The checks, each one question to the database.
 
+mod work;
+
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,7 +10,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 
 use super::Finding;
-use crate::commands::database::{explain, rows_of};
+use crate::commands::database::{explain, is_forbidden, rows_of};
 
 /// Oldest server that Backhaul runs on, as `server_version_num` says it.
 const SERVER_MIN: i64 = 150_000;
@@ -16,37 +18,50 @@ const SERVER_MIN: i64 = 150_000;
 const SNAPSHOT_AGE_S_MAX: f64 = 300.0;
 /// Leases are on the database's clock, so a wrong local clock is only confusing.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5);
-/// A worker that is silent for so long is about to lose its jobs.
-const SILENCE_S_MAX: f64 = 30.0;
+/// Who may look at what a producer may not.
+const LOOK_AS: &str = "ask as a member of backhaul_reader or backhaul_operator";
 
 /// Runs the checks in the order in which they depend on each other.
 pub(super) async fn all(pool: &PgPool) -> Result<Vec<Finding>> {
-    let mut findings = connection(pool).await?;
-    let (schema, usable) = schema(pool).await?;
+    let mut findings = connection(pool).await.map_err(explain)?;
+    let (schema, usable) = match schema(pool).await {
+        Err(error) if is_forbidden(&error) => (Finding::skipped("schema", LOOK_AS), true),
+        found => found.map_err(explain)?,
+    };
     findings.push(schema);
-    findings.push(snapshot(pool).await?);
-    findings.extend(roles(pool).await?);
+    findings.extend(seen("snapshots", snapshot(pool).await)?);
+    findings.extend(seen("roles", roles(pool).await)?);
     if usable {
-        findings.push(workers(pool).await?);
-        findings.push(lanes(pool).await?);
-        findings.push(buckets(pool).await?);
-        findings.extend(sinks(pool).await?);
+        findings.extend(seen("workers", work::workers(pool).await)?);
+        findings.extend(seen("queue", work::lanes(pool).await)?);
+        findings.extend(seen("limits", work::buckets(pool).await)?);
+        findings.extend(seen("credentials", work::credentials(pool).await)?);
+        findings.extend(seen("sinks", work::sinks(pool).await)?);
     }
     Ok(findings)
 }
 
-async fn one(pool: &PgPool, sql: &str) -> Result<Value> {
-    rows_of(sql).fetch_one(pool).await.map_err(explain)
+/// What a check found, or that this login may not look.
+fn seen(check: &'static str, found: sqlx::Result<Vec<Finding>>) -> Result<Vec<Finding>> {
+    match found {
+        Err(error) if is_forbidden(&error) => Ok(vec![Finding::skipped(check, LOOK_AS)]),
+        found => found.map_err(explain),
+    }
 }
 
-async fn connection(pool: &PgPool) -> Result<Vec<Finding>> {
+async fn one(pool: &PgPool, sql: &str) -> sqlx::Result<Value> {
+    rows_of(sql).fetch_one(pool).await
+}
+
+async fn connection(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
     let server = one(
         pool,
         "select current_setting('server_version') as version, current_setting('server_version_num')::int as number,
                 current_database() as database, session_user as login, clock_timestamp() as now,
                 current_setting('fsync') as fsync, current_setting('max_connections')::int as connections_max,
                 pg_is_in_recovery() as standby, current_setting('server_encoding') as encoding,
-                (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections",
+                -- Of all databases, and not from pg_stat_activity, which hides others' sessions from most logins.
+                (select sum(numbackends) from pg_stat_database) as connections",
     )
     .await?;
     let text = |name: &str| server[name].as_str().unwrap_or_default().to_owned();
@@ -84,7 +99,7 @@ fn clock(database: &Value, here: DateTime<Utc>) -> Option<Finding> {
     })
 }
 
-async fn schema(pool: &PgPool) -> Result<(Finding, bool)> {
+async fn schema(pool: &PgPool) -> sqlx::Result<(Finding, bool)> {
     let present = one(pool, "select to_regclass('backhaul.migrations') is not null as present").await?;
     if present["present"] != true {
         return Ok((Finding::failure("schema", "there is none", "run `backhaul migrate`"), false));
@@ -106,7 +121,12 @@ async fn schema(pool: &PgPool) -> Result<(Finding, bool)> {
 }
 
 /// Claims stay fast under an old snapshot, but the dead rows it keeps alive fill the disk.
-async fn snapshot(pool: &PgPool) -> Result<Finding> {
+async fn snapshot(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
+    let all = one(pool, "select pg_has_role(session_user, 'pg_read_all_stats', 'usage') as seen").await?;
+    if all["seen"] != true {
+        let advice = "others' sessions are hidden: grant pg_read_all_stats to this login, or ask as the owner";
+        return Ok(vec![Finding::skipped("snapshots", advice)]);
+    }
     let oldest = rows_of(
         "select holder, extract(epoch from clock_timestamp() - since) as age_s, xmin_age from (
              select format('process %s of %s (%s)', pid, coalesce(nullif(application_name, ''), usename, backend_type), state)
@@ -121,12 +141,12 @@ async fn snapshot(pool: &PgPool) -> Result<Finding> {
              where coalesce(catalog_xmin, xmin) is not null
          ) h order by xmin_age desc limit 1",
     );
-    let Some(oldest) = oldest.fetch_optional(pool).await.map_err(explain)? else {
-        return Ok(Finding::ok("snapshots", "none is held"));
+    let Some(oldest) = oldest.fetch_optional(pool).await? else {
+        return Ok(vec![Finding::ok("snapshots", "none is held")]);
     };
     let holder = oldest["holder"].as_str().unwrap_or_default();
     let transactions = oldest["xmin_age"].as_i64().unwrap_or(0);
-    Ok(match oldest["age_s"].as_f64() {
+    Ok(vec![match oldest["age_s"].as_f64() {
         Some(age) if age <= SNAPSHOT_AGE_S_MAX => {
             Finding::ok("snapshots", format!("the oldest is {age:.0} s old: {holder}"))
         }
@@ -142,17 +162,18 @@ async fn snapshot(pool: &PgPool) -> Result<Finding> {
                 "dead rows pile up until it ends: end that transaction, or drop that slot",
             )
         }
-    })
+    }])
 }
 
-async fn roles(pool: &PgPool) -> Result<Vec<Finding>> {
+async fn roles(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
     let rows = rows_of(
         "select w.name, r.oid is not null as present,
                 coalesce(pg_has_role(session_user, r.oid, 'member'), false) as member
-         from unnest(array['backhaul_producer', 'backhaul_operator', 'backhaul_worker', 'backhaul_reader']) w (name)
+         from unnest(array['backhaul_producer', 'backhaul_operator', 'backhaul_worker', 'backhaul_reader',
+                            'backhaul_ingress']) w (name)
          left join pg_roles r on r.rolname = w.name",
     );
-    let rows = rows.fetch_all(pool).await.map_err(explain)?;
+    let rows = rows.fetch_all(pool).await?;
     let named = |wanted: &dyn Fn(&Value) -> bool| {
         let names: Vec<&str> = rows.iter().filter(|row| wanted(row)).filter_map(|row| row["name"].as_str()).collect();
         names.join(", ")
@@ -173,112 +194,4 @@ async fn roles(pool: &PgPool) -> Result<Vec<Finding>> {
     } else {
         Finding::ok("roles", format!("all exist; this login has {member}"))
     }])
-}
-
-async fn workers(pool: &PgPool) -> Result<Finding> {
-    let found = one(
-        pool,
-        &format!(
-            "select count(*) as alive, coalesce(sum(concurrency), 0) as slots,
-                    count(*) filter (where clock_timestamp() - heartbeat_at > interval '{SILENCE_S_MAX} s') as silent,
-                    (select string_agg(k.kind, ', ' order by k.kind) from backhaul.kinds k
-                     where not exists (select from backhaul.workers w where k.kind || '@' || k.version = any (w.kinds))) as orphaned
-             from backhaul.workers"
-        ),
-    )
-    .await?;
-    let (alive, silent) = (found["alive"].as_i64().unwrap_or(0), found["silent"].as_i64().unwrap_or(0));
-    if alive == 0 {
-        return Ok(Finding::warning("workers", "none is running", "start one with `backhaul work`"));
-    }
-    let text = format!("{alive} with {} slots", found["slots"]);
-    if silent > 0 {
-        let advice = "their jobs are taken over by others; look at those processes";
-        return Ok(Finding::warning("workers", format!("{text}, {silent} of them silent"), advice));
-    }
-    Ok(match found["orphaned"].as_str() {
-        Some(kinds) => Finding::warning("workers", format!("{text}; nobody works on {kinds}"), "check worker.kinds"),
-        None => Finding::ok("workers", text),
-    })
-}
-
-async fn lanes(pool: &PgPool) -> Result<Finding> {
-    let found = one(
-        pool,
-        "select count(*) filter (where state = 'ready') as ready, count(*) filter (where state = 'running') as running,
-                count(*) filter (where state = 'dead') as dead,
-                (select count(*) from backhaul.pauses) as paused,
-                coalesce(extract(epoch from clock_timestamp() - min(enqueued_at) filter (where state = 'ready')), 0) as age_s
-         from backhaul.job_states",
-    )
-    .await?;
-    let text = format!("{} ready, {} running, {} dead", found["ready"], found["running"], found["dead"]);
-    let paused = found["paused"].as_i64().unwrap_or(0);
-    Ok(if paused > 0 {
-        Finding::warning("queue", format!("{text}; {paused} pauses hold work back"), "select * from backhaul.pauses")
-    } else {
-        Finding::ok("queue", text)
-    })
-}
-
-async fn buckets(pool: &PgPool) -> Result<Finding> {
-    let found = one(
-        pool,
-        "select string_agg(format('%s of %s until %s', name, tenant, to_char(blocked_until at time zone 'utc', 'HH24:MI:SS')),
-                    ', ' order by name, tenant) as closed
-         from backhaul.buckets where blocked_until > clock_timestamp()",
-    )
-    .await?;
-    Ok(match found["closed"].as_str() {
-        Some(closed) => Finding::warning(
-            "limits",
-            format!("closed by the upstream: {closed}"),
-            "jobs wait there and resume by themselves",
-        ),
-        None => Finding::ok("limits", "no upstream has closed one"),
-    })
-}
-
-async fn sinks(pool: &PgPool) -> Result<Vec<Finding>> {
-    let rows = rows_of(
-        "select k.name, k.paused, k.last_error, k.failing_since is not null as failing, s.next_seq - 1 - k.position as behind,
-                w.name is not null as waited_for
-         from backhaul.sinks k cross join backhaul.seal_state s left join backhaul.sinks_waited_for w using (name)
-         order by k.name",
-    );
-    let rows = rows.fetch_all(pool).await.map_err(explain)?;
-    if rows.is_empty() {
-        let advice = "events are kept, and delivered once a worker with a sink has started";
-        return Ok(vec![Finding::warning("sinks", "none is registered", advice)]);
-    }
-    Ok(rows
-        .iter()
-        .map(|sink| {
-            let name = sink["name"].as_str().unwrap_or_default();
-            let behind = sink["behind"].as_i64().unwrap_or(0);
-            if sink["waited_for"] == true {
-                let error = sink["last_error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
-                Finding::failure(
-                    "sinks",
-                    format!("{name} is {behind} events behind, so no worker claims jobs{error}"),
-                    format!("mend its target, or go on without it: `backhaul outbox pause {name} --why TEXT`"),
-                )
-            } else if sink["failing"] == true {
-                let error = sink["last_error"].as_str().unwrap_or("no error was noted");
-                Finding::warning(
-                    "sinks",
-                    format!("{name} is failing, {behind} events behind: {error}"),
-                    "mend its target",
-                )
-            } else if sink["paused"] == true {
-                Finding::warning(
-                    "sinks",
-                    format!("{name} is paused, {behind} events behind; jobs do not wait for it"),
-                    format!("`backhaul outbox resume {name}` when it may deliver"),
-                )
-            } else {
-                Finding::ok("sinks", format!("{name} is {behind} events behind"))
-            }
-        })
-        .collect())
 }

@@ -11,6 +11,8 @@ use sqlx::PgPool;
 use crate::commands::{database::explain, session::Actor, table};
 
 /// Move an unfinished job that is not running to another time
+///
+/// A job that is ready already keeps its place when it is moved to now; `backhaul jobs reprioritize` gives it a better one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -69,9 +71,9 @@ pub(crate) async fn run(pool: &PgPool, one: Reschedule) -> Result<()> {
         When::At(at) => (Some(at), 0),
         When::After { seconds } => (None, seconds),
     };
-    let at: DateTime<Utc> = sqlx::query_scalar(
+    let (at, outcome): (DateTime<Utc>, String) = sqlx::query_as(
         "with t as materialized (select coalesce($2, clock_timestamp() + make_interval(secs => $3)) as at)
-         select t.at from t cross join lateral backhaul.reschedule($1, t.at, $4, $5)",
+         select t.at, r.outcome from t cross join lateral backhaul.reschedule($1, t.at, $4, $5) r (outcome)",
     )
     .bind(one.id)
     .bind(at)
@@ -82,7 +84,11 @@ pub(crate) async fn run(pool: &PgPool, one: Reschedule) -> Result<()> {
     .await
     .map_err(explain)?;
     if one.json {
-        return table::print_json(&json!({ "id": one.id, "outcome": "rescheduled", "run_at": at }));
+        return table::print_json(&json!({ "id": one.id, "outcome": outcome, "run_at": at }));
+    }
+    if outcome == "ready" {
+        let note = "is ready already and keeps its place; `backhaul jobs explain` says what it waits for";
+        return table::write_out(&format!("job {} {note}\n", one.id));
     }
     table::write_out(&format!("job {} is due at {}\n", one.id, at.format("%Y-%m-%d %H:%M:%S UTC")))
 }

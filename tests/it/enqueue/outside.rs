@@ -63,7 +63,7 @@ async fn psql_enqueues() {
     .expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8(output.stdout).expect("UTF-8");
-    assert_eq!(told.lines().collect::<Vec<_>>(), ["inserted", "duplicate", "toy|scheduled"]);
+    assert_eq!(told.lines().collect::<Vec<_>>(), ["inserted", "duplicate", "toy|ready"]);
     assert_eq!(run_all(&db).await, [1]);
 }
 

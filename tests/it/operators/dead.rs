@@ -189,7 +189,7 @@ async fn mistakes_are_refused_with_advice_and_change_nothing() {
         let refused = refusal(text(&db, format!("select backhaul.dead_discard({job}, null, null)::text")).await);
         assert_eq!((refused.sqlstate.as_str(), refused.hint.is_empty()), ("BH020", false), "{refused:?}");
     }
-    assert_eq!(states(&db).await, [(id, "dead".to_owned()), (waiting, "scheduled".to_owned())]);
+    assert_eq!(states(&db).await, [(id, "dead".to_owned()), (waiting, "ready".to_owned())]);
     let steps: i64 = db.one("select count(*) from backhaul.steps").await;
     assert_eq!((steps, db.told(id).await), (2, vec!["job.dead".to_owned()]));
 }

@@ -69,7 +69,7 @@ async fn a_rescued_job_is_told_as_such() {
     db.give_up_workers().await;
     db.run("select backhaul.rescue('1 hour', '0')").await;
     let after: Vec<(String, i16, i16)> = db.rows("select state, attempt, rescues from backhaul.job_states").await;
-    assert_eq!(after, [("scheduled".to_owned(), 0, 1)], "a rescue costs no attempt");
+    assert_eq!(after, [("ready".to_owned(), 0, 1)], "a rescue costs no attempt");
 }
 
 /// The trail in Debezium's columns: one row an event, the data as JSON, ids that nothing else has.

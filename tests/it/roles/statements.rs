@@ -14,6 +14,8 @@ pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("select * from backhaul.queue_depth", "orw"),
     ("select * from backhaul.outbox_events", "orw"),
     ("select * from backhaul.my_jobs", "p"),
+    ("select * from backhaul.fate(1)", "po"),
+    ("select * from backhaul.worker_states", "orw"),
     ("select * from backhaul.kinds", "porwi"),
     ("select * from backhaul.workers, backhaul.leases, backhaul.lanes, backhaul.cursors, backhaul.buckets", "orw"),
     ("select * from backhaul.sinks, backhaul.seals, backhaul.seal_state, backhaul.deployment", "orw"),
@@ -30,6 +32,9 @@ pub(super) const STATEMENTS: &[(&str, &str)] = &[
     // Operating.
     ("select backhaul.cancel(1, null, 'why')", "o"),
     ("select backhaul.reschedule(1, now(), null, 'why')", "o"),
+    ("select backhaul.reprioritize(1, 'low', null, 'why')", "o"),
+    ("select backhaul.open_bucket('acme', 'toy/box')", "o"),
+    ("select backhaul.rescheduled_by(j) from (select null::backhaul.jobs as j) x", ""),
     ("select backhaul.dead_replay(2, null, 'why')", "o"),
     ("select backhaul.dead_discard(2, null, 'why')", "o"),
     ("select backhaul.pause('toy')", "o"),
