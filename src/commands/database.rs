@@ -1,11 +1,13 @@
 //! The commands' way to the database: connecting, asking, and saying in words what went wrong.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow};
 use backhaul_engine::{Store, StoreError};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use sqlx::{
-    AssertSqlSafe, PgPool,
+    AssertSqlSafe, Connection, PgConnection, PgPool,
     postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions},
     query::QueryScalar,
 };
@@ -27,6 +29,7 @@ impl Session {
             .parse()
             .map_err(|_| anyhow!(Coded::new(exit::USAGE, "the database URL cannot be parsed")))?;
         let options = options.application_name("backhaul");
+        reach(&options, self.settings.database.connect_timeout).await?;
         PgPoolOptions::new()
             .max_connections(COMMAND_CONNECTIONS_MAX)
             .acquire_timeout(self.settings.database.connect_timeout)
@@ -34,6 +37,16 @@ impl Session {
             .await
             .map_err(explain)
     }
+}
+
+/// Connects once, without the patience of a pool, which tries a server that refuses again until its time is up and then
+/// cannot say what was wrong.
+async fn reach(options: &PgConnectOptions, timeout: Duration) -> Result<()> {
+    let connected = tokio::time::timeout(timeout, PgConnection::connect_with(options)).await;
+    let connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(explain)?;
+    // It said that the server is there; a connection that cannot be closed well is dropped.
+    let _ = tokio::time::timeout(timeout, connection.close()).await;
+    Ok(())
 }
 
 impl Session {
@@ -90,7 +103,11 @@ pub(crate) fn explain(error: sqlx::Error) -> anyhow::Error {
                 _ => (exit::FAILURE, text),
             }
         }
-        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+        sqlx::Error::PoolTimedOut => (
+            exit::DATABASE,
+            "the database cannot be reached: it does not answer (`backhaul doctor` looks closer)".to_owned(),
+        ),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
             (exit::DATABASE, format!("the database cannot be reached: {error} (`backhaul doctor` looks closer)"))
         }
         other => (exit::FAILURE, format!("the database: {other}")),
