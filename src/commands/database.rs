@@ -24,11 +24,7 @@ impl Session {
     /// Connects to the database, starting the private one if none is configured.
     pub(crate) async fn connect(&self) -> Result<PgPool> {
         let url = tokio::task::block_in_place(|| self.database_url())?;
-        let options: PgConnectOptions = url
-            .expose_secret()
-            .parse()
-            .map_err(|_| anyhow!(Coded::new(exit::USAGE, "the database URL cannot be parsed")))?;
-        let options = options.application_name("backhaul");
+        let options = options(url.expose_secret())?;
         reach(&options, self.settings.database.connect_timeout).await?;
         PgPoolOptions::new()
             .max_connections(COMMAND_CONNECTIONS_MAX)
@@ -37,6 +33,12 @@ impl Session {
             .await
             .map_err(explain)
     }
+}
+
+fn options(url: &str) -> Result<PgConnectOptions> {
+    let options: PgConnectOptions =
+        url.parse().map_err(|_| anyhow!(Coded::new(exit::USAGE, "the database URL cannot be parsed")))?;
+    Ok(options.application_name("backhaul"))
 }
 
 /// Connects once, without the patience of a pool, which tries a server that refuses again until its time is up and then
@@ -54,7 +56,15 @@ impl Session {
     pub(crate) async fn store(&self) -> Result<Store> {
         let url = tokio::task::block_in_place(|| self.database_url())?;
         let (most, pooler) = (self.settings.database.pool_max, self.settings.database.pooler);
-        Store::connect(url.expose_secret(), most, pooler).await.map_err(explain_store)
+        match Store::connect(url.expose_secret(), most, pooler).await {
+            // What runs for long starts with a server that is only just restarting. Where it waited in vain, one more
+            // try says why.
+            Err(StoreError::Database(error @ sqlx::Error::PoolTimedOut)) => {
+                reach(&options(url.expose_secret())?, self.settings.database.connect_timeout).await?;
+                Err(explain(error))
+            }
+            opened => opened.map_err(explain_store),
+        }
     }
 }
 
