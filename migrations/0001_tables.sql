@@ -9,8 +9,8 @@ create table backhaul.deployment (
 comment on table backhaul.deployment is 'Names this installation in idempotency keys and in the source of its events.';
 insert into backhaul.deployment default values;
 
--- What a kind demands of its jobs. Written by `backhaul migrate` and by workers at start, from the constants of the
--- kinds they were built with, so that producers which only speak SQL are held to the same rules.
+-- What a kind demands of its jobs. Written by `backhaul migrate` from the constants of the kinds it was built with, so that
+-- producers which only speak SQL are held to the same rules. A worker adds kinds that are not here, and changes none.
 create table backhaul.kinds (
     kind text not null check (kind ~ '^[a-z][a-z0-9-]{0,62}$'),
     version smallint not null check (version > 0),
@@ -290,6 +290,7 @@ create table backhaul.events (
 alter table backhaul.events add primary key (id);
 -- Ids of events and jobs grow together, so a summary per block range finds a job's events at almost no cost.
 create index events_job on backhaul.events using brin (job_id) with (pages_per_range = 16, autosummarize = on);
+-- As large as backhaul.partition_size says of all.
 create table backhaul.events_0 partition of backhaul.events for values from (0) to (10000000);
 -- Appending an event must never fail: should nobody have made the next partition, events wait here.
 create table backhaul.events_default partition of backhaul.events default;

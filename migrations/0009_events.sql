@@ -26,6 +26,12 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
         52, 1), 53, 1), 'hex')::uuid
 $$;
 
+-- Who did it: the name that was given, which anybody may choose, and the login, which nobody can.
+create function backhaul.by_whom(p_actor text) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select jsonb_build_object('actor', coalesce(p_actor, session_user), 'login', session_user)
+$$;
+
 -- An event that the database itself tells: operators' actions and rescues.
 create function backhaul.append_event(p_type text, p_job bigint, p_tenant text, p_kind text, p_trace text, p_members jsonb)
 returns void
@@ -36,16 +42,34 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
             jsonb_build_object('job_id', p_job, 'kind', p_kind, 'tenant', p_tenant)), 'UTF8'))
 $$;
 
--- Keeps two partitions of events ahead. Waits 200 ms at most for a lock, because those who write events queue behind it;
--- it has ten million events' time to try again.
-create function backhaul.add_partitions(p_every interval) returns integer
-language plpgsql security definer
+-- Events in one partition; the first one is made with the table.
+create function backhaul.partition_size() returns bigint
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select 10000000::bigint
+$$;
+
+-- Makes or drops a partition of events, unless somebody reads or writes them for longer than 200 ms: those who write events
+-- queue behind the lock that this needs. Its callers have ten million events' time to try again.
+create function backhaul.change_partitions(p_statement text) returns boolean
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '200ms'
 as $$
+begin
+    execute p_statement;
+    return true;
+exception when lock_not_available then
+    return false;
+end $$;
+
+-- Keeps two partitions of events ahead.
+create function backhaul.add_partitions(p_every interval) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
 #variable_conflict use_column
 declare
-    v_size constant bigint := 10000000;
+    v_size constant bigint := backhaul.partition_size();
     v_last bigint;
     v_added integer := 0;
     n bigint;
@@ -57,12 +81,9 @@ begin
     for n in v_last / v_size .. v_last / v_size + 2 loop
         if to_regclass('backhaul.events_' || n) is null
            and not exists (select from only backhaul.events_default d where d.id >= n * v_size and d.id < (n + 1) * v_size) then
-            begin
-                execute format('create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
-                    'events_' || n, n * v_size, (n + 1) * v_size);
-            exception when lock_not_available then
-                return v_added;
-            end;
+            exit when not backhaul.change_partitions(format(
+                'create table backhaul.%I partition of backhaul.events for values from (%s) to (%s)',
+                'events_' || n, n * v_size, (n + 1) * v_size));
             v_added := v_added + 1;
         end if;
     end loop;
@@ -70,16 +91,15 @@ begin
 end $$;
 
 -- Drops the partitions of events that are older than the retention, with their seals, but never one that an enabled
--- sink still needs or that is not sealed to its end. Waits as briefly as add_partitions. Returns how many seals and
--- partitions are gone; more than `p_limit` seals are left for the next calls, and their partition with them.
+-- sink still needs or that is not sealed to its end. Returns how many seals and partitions are gone; more than `p_limit`
+-- seals are left for the next calls, and their partition with them.
 create function backhaul.drop_partitions(p_every interval, p_retention interval, p_limit integer) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '200ms'
 as $$
 #variable_conflict use_column
 declare
-    v_size constant bigint := 10000000;
+    v_size constant bigint := backhaul.partition_size();
     v_sealed bigint;
     v_newest timestamptz;
     v_needed bigint;
@@ -110,11 +130,7 @@ begin
         get diagnostics v_gone = row_count;
         v_total := v_total + v_gone;
         exit when v_gone = p_limit;
-        begin
-            execute format('drop table backhaul.%I', 'events_' || n);
-        exception when lock_not_available then
-            return v_total;
-        end;
+        exit when not backhaul.change_partitions(format('drop table backhaul.%I', 'events_' || n));
         v_total := v_total + 1;
     end loop;
     return v_total;
@@ -227,6 +243,36 @@ where s.holds_since is not null
   and exists (select from backhaul.maintenance m
               where m.task = 'sinks' and m.ran_at > clock_timestamp() - interval '30 seconds');
 comment on view backhaul.sinks_waited_for is 'Sinks that are so far behind that no worker claims jobs.';
+
+-- What a sink gets next: the rest of the seal that holds the event behind `p_position`, or the first seal behind it where
+-- that one is past its retention. A function for its switches (see 0003): a session that planned the join while there
+-- were few events would read all of them for each batch.
+create function backhaul.sealed_after(p_position bigint)
+returns table (seq bigint, sealed_at timestamptz, event_id uuid, event_type text, tenant text, kind text, job_id bigint,
+               subject text, occurred_at timestamptz, traceparent text, data bytea)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    s backhaul.seals;
+begin
+    select x.* into s from backhaul.seals x where x.first_seq <= p_position + 1 order by x.first_seq desc limit 1;
+    if s.first_seq is null or s.first_seq + cardinality(s.event_ids) - 1 <= p_position then
+        select x.* into s from backhaul.seals x where x.first_seq > p_position order by x.first_seq limit 1;
+    end if;
+    return query
+    select s.first_seq + u.n - 1, s.sealed_at, e.event_id, e.type, e.tenant, e.kind, e.job_id, e.subject, e.occurred_at,
+        e.traceparent, e.data
+    from unnest(s.event_ids) with ordinality as u (id, n)
+    cross join lateral (select x.* from backhaul.events x where x.id = u.id offset 0) e
+    where s.first_seq + u.n - 1 > p_position
+    order by 1;
+end $$;
 
 create function backhaul.switch_sink(p_sink text, p_paused boolean, p_actor text, p_why text) returns boolean
 language plpgsql

@@ -59,7 +59,7 @@ begin
     delete from backhaul.steps s where s.job_id = j.id;
     perform backhaul.rouse(j);
     perform backhaul.append_event('dev.backhaul.job.cancelled', j.id, j.tenant, j.kind, j.traceparent,
-        jsonb_build_object('actor', coalesce(cancel.actor, session_user), 'why', cancel.why, 'was_running', v_running));
+        backhaul.by_whom(cancel.actor) || jsonb_build_object('why', cancel.why, 'was_running', v_running));
     if v_running then
         -- Its attempt may be in the middle of a request. The next job of the key starts when the worker has stopped it,
         -- which settle tells, or when so much time has passed that the worker must be dead.
@@ -104,7 +104,7 @@ begin
         perform backhaul.hand_over(array[j.id]);
     end if;
     perform backhaul.append_event('dev.backhaul.job.rescheduled', j.id, j.tenant, j.kind, j.traceparent,
-        jsonb_build_object('actor', coalesce(reschedule.actor, session_user), 'why', reschedule.why,
+        backhaul.by_whom(reschedule.actor) || jsonb_build_object('why', reschedule.why,
             'run_at', to_char(reschedule.run_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')));
     perform backhaul.wake();
 end $$;
@@ -154,8 +154,8 @@ create function backhaul.append_control(p_type text, p_kind text, p_tenant text,
 language sql volatile set search_path = pg_catalog, pg_temp as $$
     insert into backhaul.events (event_id, occurred_at, type, tenant, kind, subject, data)
     values (backhaul.uuid_v7(), clock_timestamp(), p_type, p_tenant, nullif(p_kind, '*'), 'queue/' || p_kind || '/' || p_tenant,
-        convert_to(backhaul.canonical(jsonb_strip_nulls(jsonb_build_object('actor', coalesce(p_actor, session_user),
-            'kind', p_kind, 'tenant', p_tenant, 'why', p_why) || p_more)), 'UTF8'))
+        convert_to(backhaul.canonical(jsonb_strip_nulls(backhaul.by_whom(p_actor)
+            || jsonb_build_object('kind', p_kind, 'tenant', p_tenant, 'why', p_why) || p_more)), 'UTF8'))
 $$;
 
 -- At most `running_max` jobs of the kind at once in the whole fleet (tenant '*'), or of one tenant's kind; null: no cap.
@@ -289,7 +289,7 @@ begin
         clock_timestamp() + coalesce(k.deadline, interval '24 hours'), d.enqueued_at, d.kind, d.tenant, d.ordering_key,
         d.idempotency_key, d.enqueued_by, d.traceparent, coalesce(dead_replay.payload, d.payload), d.errors);
     perform backhaul.append_event('dev.backhaul.job.replayed', d.id, d.tenant, d.kind, d.traceparent,
-        jsonb_build_object('actor', coalesce(dead_replay.actor, session_user), 'why', dead_replay.why,
+        backhaul.by_whom(dead_replay.actor) || jsonb_build_object('why', dead_replay.why,
             'edited', dead_replay.payload is not null, 'replay', d.replays + 1));
     return d.id;
 end $$;
@@ -303,7 +303,7 @@ as $$
 begin
     delete from backhaul.steps s where s.job_id = d.id;
     perform backhaul.append_event('dev.backhaul.job.discarded', d.id, d.tenant, d.kind, d.traceparent,
-        jsonb_build_object('actor', p_actor, 'why', p_why, 'reason', d.reason));
+        backhaul.by_whom(p_actor) || jsonb_build_object('why', p_why, 'reason', d.reason));
 end $$;
 
 create function backhaul.dead_discard(job_id bigint, actor text, why text) returns bigint

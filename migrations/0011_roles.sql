@@ -47,7 +47,8 @@ grant execute on function backhaul.cancel, backhaul.reschedule, backhaul.dead_re
 grant select on backhaul.steps, backhaul.memories to backhaul_worker;
 grant execute on function backhaul.claim, backhaul.claim_alone, backhaul.waits_alone, backhaul.next_due, backhaul.settle, backhaul.put_step,
     backhaul.bucket_take, backhaul.bucket_limit, backhaul.sweep, backhaul.rescue, backhaul.unblock, backhaul.expire_keys,
-    backhaul.stand_alone, backhaul.judge_sinks, backhaul.add_partitions, backhaul.drop_partitions, backhaul.seal, backhaul.register_worker, backhaul.heartbeat, backhaul.leave
+    backhaul.stand_alone, backhaul.judge_sinks, backhaul.add_partitions, backhaul.drop_partitions, backhaul.seal,
+    backhaul.sealed_after, backhaul.register_worker, backhaul.heartbeat, backhaul.leave
     to backhaul_worker;
 grant insert, delete, select on backhaul.sleepers to backhaul_worker;
 grant select, insert, update on backhaul.sinks to backhaul_worker;

@@ -171,15 +171,62 @@ create function backhaul.append_parked(p_type text, e backhaul.ingress_events, p
 language sql volatile set search_path = pg_catalog, pg_temp as $$
     insert into backhaul.events (event_id, occurred_at, type, tenant, subject, traceparent, data)
     values (backhaul.uuid_v7(), clock_timestamp(), p_type, e.tenant, 'ingress/' || e.id, e.traceparent,
-        convert_to(backhaul.canonical(jsonb_strip_nulls(jsonb_build_object('actor', coalesce(p_actor, session_user),
-            'source', e.source, 'tenant', e.tenant, 'reason', e.parked, 'why', p_why))), 'UTF8'))
+        convert_to(backhaul.canonical(jsonb_strip_nulls(backhaul.by_whom(p_actor)
+            || jsonb_build_object('source', e.source, 'tenant', e.tenant, 'reason', e.parked, 'why', p_why))), 'UTF8'))
 $$;
 
--- How many jobs are unfinished, counted no further than the bound that the caller cares about.
-create function backhaul.backlog(p_max bigint) returns bigint language sql stable security definer
-set search_path = pg_catalog, pg_temp as $$
-    select count(*) from (select from backhaul.jobs limit p_max) j
-$$;
+-- How many jobs of each tenant could be working now: ready behind an awake cursor, or due. What is for later, is blocked,
+-- was paused by a person, or is backfill can wait for days, and says nothing of how far behind the workers are. Each
+-- count looks at `p_max` entries of an index at most: what is due without counting may hide what counts, until it is promoted.
+-- `due_from` is the hint for the next call, as in promote; null looks at all that is due.
+create function backhaul.backlog(p_tenants text[], p_due_from timestamptz[], p_max bigint)
+returns table (tenant text, jobs bigint, due_from timestamptz)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    return query
+    select x.tenant, least(p_max, sum(x.n))::bigint, min(x.due_from)
+    from (
+        select a.tenant, null::timestamptz as due_from,
+            (select count(*) from (
+                select from unnest(a.lanes, a.priorities, a.positions) as u (lane, priority, place)
+                cross join lateral (select from backhaul.jobs j
+                                    where j.lane = u.lane and j.priority = u.priority and j.seq > u.place
+                                    order by j.seq limit p_max) w
+                limit p_max) r) as n
+        from (
+            select l.tenant, array_agg(c.lane) as lanes, array_agg(c.priority) as priorities,
+                array_agg(c.position) as positions
+            from (select o.* from backhaul.cursors o where o.awake and o.priority < 4
+                  order by o.priority, o.lane offset 0) c
+            cross join lateral (select n.kind, n.tenant from backhaul.lanes n
+                                where n.id between c.lane and c.lane order by n.id limit 1) l
+            where l.tenant = any (p_tenants)
+              and not exists (select from backhaul.pauses p where p.kind in (l.kind, '*') and p.tenant in (l.tenant, '*'))
+            group by l.tenant) a
+        union all
+        -- By rows, because an equality of the tenant would leave the choice between two indexes.
+        select u.tenant, coalesce(d.oldest, v_now - interval '1 minute'), d.n
+        from (select t.tenant, coalesce(t.due_from, '-infinity') as due_from,
+                  array(select p.kind from backhaul.pauses p where p.tenant in (t.tenant, '*')) as paused
+              from unnest(p_tenants, p_due_from) as t (tenant, due_from)) u
+        cross join lateral (
+            select min(w.due_at) as oldest,
+                count(*) filter (where w.priority < 4 and w.kind <> all (u.paused) and '*' <> all (u.paused)) as n
+            from (select j.due_at, j.priority, j.kind from backhaul.jobs j
+                  where (j.tenant, j.due_at) >= (u.tenant, u.due_from) and (j.tenant, j.due_at) <= (u.tenant, v_now)
+                    and j.due_at is not null and j.rescues < 2
+                  order by j.tenant, j.due_at limit p_max) w) d
+    ) x group by x.tenant;
+end $$;
 
 -- How a job fares, for a caller who waits for it: done, dead, or waiting, with its last failure. A job that is done is
 -- told by its last event, because its row is gone.
@@ -243,7 +290,7 @@ end $$;
 revoke all on all functions in schema backhaul from public;
 
 grant usage on schema backhaul to backhaul_ingress;
--- Beside events, the receiver enqueues what its admin address asks for, and counts what is waiting.
+-- Beside events, the receiver enqueues what its admin address asks for, and counts what waits for workers.
 grant execute on function backhaul.ingest, backhaul.backlog, backhaul.ingress_expire, backhaul.job_fate,
     backhaul.enqueue, backhaul.registration_mark, backhaul.remember_registration to backhaul_ingress;
 grant select on backhaul.kinds, backhaul.parked_events, backhaul.migrations to backhaul_ingress;

@@ -37,9 +37,9 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
     insert into backhaul.events (event_id, job_id, occurred_at, type, tenant, kind, subject, data)
     values (backhaul.uuid_v7(), p_job, clock_timestamp(), p_type, p_schedule.tenant, p_schedule.kind,
         'schedule/' || p_schedule.name,
-        convert_to(backhaul.canonical(jsonb_strip_nulls(jsonb_build_object('actor', coalesce(p_actor, session_user),
-            'schedule', p_schedule.name, 'kind', p_schedule.kind, 'tenant', p_schedule.tenant, 'cron', p_schedule.cron,
-            'timezone', p_schedule.timezone, 'missed', p_schedule.missed, 'job_id', p_job, 'why', p_why))), 'UTF8'))
+        convert_to(backhaul.canonical(jsonb_strip_nulls(backhaul.by_whom(p_actor)
+            || jsonb_build_object('schedule', p_schedule.name, 'kind', p_schedule.kind, 'tenant', p_schedule.tenant,
+            'cron', p_schedule.cron, 'timezone', p_schedule.timezone, 'missed', p_schedule.missed, 'job_id', p_job, 'why', p_why))), 'UTF8'))
 $$;
 
 -- Locks a schedule by name, or says that there is none.

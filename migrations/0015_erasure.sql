@@ -99,7 +99,7 @@ begin
     update backhaul.idempotency_keys k set request_hash = ''
     where k.scope = j.kind || '/' || j.tenant and k.key = j.idempotency_key and k.job_id = j.id;
     perform backhaul.append_event('dev.backhaul.job.erased', j.id, j.tenant, j.kind, j.traceparent,
-        jsonb_build_object('actor', p_actor, 'erasure', p_erasure,
+        backhaul.by_whom(p_actor) || jsonb_build_object('erasure', p_erasure,
             'was', case when v_running then 'running' else 'waiting' end));
     if v_running then
         -- See backhaul.cancel.
@@ -159,8 +159,8 @@ begin
     elsif erase.why is null or octet_length(erase.why) not between 1 and 500 then
         raise exception 'invalid_argument: why must have 1 to 500 bytes' using errcode = 'BH005',
             hint = 'the number of the request';
-    elsif erase.why ~* v_pattern or v_actor ~* v_pattern then
-        raise exception 'invalid_argument: why and actor are kept, and one of them holds an identifier'
+    elsif erase.why ~* v_pattern or v_actor ~* v_pattern or session_user ~* v_pattern then
+        raise exception 'invalid_argument: why, actor and login are kept, and one of them holds an identifier'
             using errcode = 'BH005', hint = 'name the request by its number';
     elsif v_at is null then
         raise exception 'invalid_argument: after is not what an earlier call returned' using errcode = 'BH005',
@@ -194,7 +194,7 @@ begin
         where x.id = v_erasure returning x.erased into v_erased;
         if v_next is null then
             perform backhaul.append_erasure('dev.backhaul.erasure.completed', erase.tenant, v_erasure,
-                jsonb_build_object('actor', v_actor, 'why', erase.why, 'erased', v_erased));
+                backhaul.by_whom(v_actor) || jsonb_build_object('why', erase.why, 'erased', v_erased));
         end if;
     end if;
     return query select v_area, v_looked, v_matched, v_next;

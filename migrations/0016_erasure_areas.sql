@@ -65,7 +65,7 @@ begin
             update backhaul.idempotency_keys k set request_hash = ''
             where k.scope = d.kind || '/' || d.tenant and k.key = d.idempotency_key and k.job_id = d.id;
             perform backhaul.append_event('dev.backhaul.job.erased', d.id, d.tenant, d.kind, d.traceparent,
-                jsonb_build_object('actor', p_actor, 'erasure', p_erasure, 'was', 'dead'));
+                backhaul.by_whom(p_actor) || jsonb_build_object('erasure', p_erasure, 'was', 'dead'));
         end if;
         matched := matched + 1;
     end loop;
@@ -227,7 +227,7 @@ begin
     more := coalesce(more, false) or looked = p_rows_max;
     if cardinality(v_ids) > 0 then
         perform backhaul.append_erasure('dev.backhaul.events.erased', p_tenant, p_erasure,
-            jsonb_build_object('actor', p_actor, 'event_ids', v_ids));
+            backhaul.by_whom(p_actor) || jsonb_build_object('event_ids', v_ids));
     end if;
 end $$;
 

@@ -8,6 +8,7 @@ mod exporter;
 use std::{collections::HashMap, env, io::IsTerminal, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
+use backhaul_engine::QUIET_LOGS;
 use opentelemetry::{
     KeyValue, global,
     propagation::{Extractor, Injector, TextMapPropagator},
@@ -21,7 +22,9 @@ use opentelemetry_sdk::{
 };
 use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::dynamic_filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 use uuid::Uuid;
 
 use crate::config::{LogFormat, TelemetrySection};
@@ -67,7 +70,10 @@ impl Telemetry {
         };
         global::set_text_map_propagator(TraceContextPropagator::new());
         let exported = traces.as_ref().map(|traces| {
-            tracing_opentelemetry::layer().with_tracer(traces.tracer("backhaul")).with_filter(filter_fn(is_exported))
+            // Asked for every event, though its answer is always the same: where both layers' filters are never asked
+            // again, what one was asked last, by a crate that only wants to know, decides about the next line of the log.
+            let filter = dynamic_filter_fn(|metadata, _| is_exported(metadata));
+            tracing_opentelemetry::layer().with_tracer(traces.tracer("backhaul")).with_filter(filter)
         });
         tracing_subscriber::registry()
             .with(log_layer(settings)?)
@@ -97,7 +103,8 @@ where
     let given =
         ["BACKHAUL_LOG", "RUST_LOG"].iter().find_map(|name| env::var(name).ok().filter(|text| !text.is_empty()));
     let directives = given.as_deref().unwrap_or(&settings.log);
-    let filter = EnvFilter::try_new(directives).map_err(|error| anyhow!("the log filter {directives:?}: {error}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET_LOGS},{directives}"))
+        .map_err(|error| anyhow!("the log filter {directives:?}: {error}"))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {
         LogFormat::Auto => !terminal,

@@ -123,6 +123,7 @@ fn the_documents_list_every_code() {
         include_str!("crm_sync/plan.rs"),
         include_str!("crm_sync/push.rs"),
         include_str!("api/threads.rs"),
+        include_str!("api/crm_record.rs"),
         include_str!("api/precondition.rs"),
         include_str!("api/session.rs"),
     ];

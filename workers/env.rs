@@ -56,7 +56,7 @@ impl Env {
         Ok(Self { client, profiles, storage, widget_rules: Arc::new(widget_rules), enrichment: Arc::new(enrichment) })
     }
 
-    /// The connection profile of `tenant`, or a permanent failure `profile_missing`.
+    /// The connection profile of `tenant`, or the passing failure `profile_missing`.
     pub fn profile(&self, tenant: &str) -> Result<&Arc<Profile>, Failure> {
         self.profiles.get(tenant).ok_or_else(|| missing(tenant))
     }
@@ -120,9 +120,10 @@ pub fn validate_profiles(profiles: &Profiles, variables: &dyn Fn(&str) -> Option
     Sections::read(profiles, variables).err().unwrap_or_default()
 }
 
+/// Passing, because another worker of the fleet may have been started with it already.
 fn missing(tenant: &str) -> Failure {
     let message = format!("no connection profile for tenant {tenant:?}; add its TOML file and restart the workers");
-    Failure::permanent("profile_missing", message)
+    Failure::transient("profile_missing", message)
 }
 
 #[cfg(test)]

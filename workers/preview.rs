@@ -15,7 +15,7 @@ use crate::{
 /// Which personal data is not shown.
 pub(crate) struct Redaction<'a> {
     hides: Box<dyn Fn(Label) -> bool + Send + Sync + 'a>,
-    members: &'static [&'static str],
+    members: Vec<String>,
 }
 
 /// What stands for a value that is hidden whatever it is.
@@ -24,12 +24,12 @@ const HIDDEN: &str = "[hidden]";
 impl<'a> Redaction<'a> {
     /// Labels that `hides` names are shown in brackets instead of what was found.
     pub(crate) fn new(hides: impl Fn(Label) -> bool + Send + Sync + 'a) -> Self {
-        Self { hides: Box::new(hides), members: &[] }
+        Self { hides: Box::new(hides), members: Vec::new() }
     }
 
     /// Hides, besides, all that stands in members of these names.
     #[must_use]
-    pub(crate) fn hiding(self, members: &'static [&'static str]) -> Self {
+    pub(crate) fn hiding(self, members: Vec<String>) -> Self {
         Self { members, ..self }
     }
 
@@ -61,7 +61,7 @@ impl<'a> Redaction<'a> {
         match value {
             Value::Object(members) => {
                 for (name, inner) in members {
-                    if self.members.contains(&name.as_str()) { hide(inner) } else { self.hide_members(inner) }
+                    if self.members.contains(name) { hide(inner) } else { self.hide_members(inner) }
                 }
             }
             Value::Array(items) => items.iter_mut().for_each(|item| self.hide_members(item)),

@@ -8,7 +8,7 @@ use backhaul_outbound::{
     Auth, Call, Client, IdemOn, OccMode, Provider, Secret,
     client::Settings as ClientSettings,
     header::HeaderName,
-    profile::{Idempotency, Occ},
+    profile::{BaseUrl, Idempotency, Occ},
 };
 use backhaul_simulator::{Settings, SimOptions, Simulator};
 use chrono::TimeDelta;
@@ -35,7 +35,7 @@ impl HttpEnv {
     pub(crate) fn new(base_url: &str, jobs: usize) -> Result<Self> {
         let provider = Provider {
             name: "crm",
-            base_url: format!("{base_url}/crm/api/v1").parse()?,
+            base_url: BaseUrl::Fixed(format!("{base_url}/crm/api/v1").parse()?),
             insecure: true,
             // The fixed token that the simulator's CRM takes for this tenant; it is no secret.
             oauth: Auth::Bearer(Secret::new(token())),
@@ -45,6 +45,7 @@ impl HttpEnv {
             retry: backhaul_outbound::classify::RetryRules::default(),
             occ: Occ { mode: OccMode::None },
             idem: Idempotency { header: HeaderName::from_static("idempotency-key"), on: IdemOn::Never },
+            record: None,
             extra_roots: backhaul_outbound::tls::ExtraRoots::default(),
         };
         Ok(Self { tally: Tally::new(jobs), client: Client::new(ClientSettings::default())?, provider })

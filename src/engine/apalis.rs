@@ -32,6 +32,10 @@ use crate::{
     settle::Settlement,
 };
 
+/// What a log leaves out unless its filter names it: apalis tells of its own workers, of which there is one to each life of
+/// ours, which says the same. In the syntax of `RUST_LOG`.
+pub const QUIET_LOGS: &str = "apalis_core=warn";
+
 /// Where outcomes go.
 pub(crate) type Outcomes = mpsc::UnboundedSender<Settlement>;
 

@@ -22,6 +22,15 @@ use crate::{
     store::Store,
 };
 
+/// Says once in the log that an upstream asked for a pause.
+fn tell_of_pause(settled: &Settlement, breaker: &mut Breaker) {
+    if let Verdict::Later { close: Some(Close { bucket, pause, why }), .. } = &settled.verdict
+        && breaker.is_news(&settled.job.tenant, bucket, *pause, Instant::now())
+    {
+        warn!(tenant = %settled.job.tenant, bucket, ?pause, why, "the upstream asked for a pause; the fleet leaves it alone");
+    }
+}
+
 /// Whether the provider that `bucket` belongs to looks down.
 fn is_down(bucket: &str, error: &ErrorRecord) -> bool {
     error.down.is_some_and(|provider| bucket.split('/').next() == Some(provider))
@@ -91,6 +100,7 @@ impl Batch {
             batch.leases.push(settled.lease);
             metrics.settled(&settled.job, &settled.verdict, settled.finished.started.elapsed(), now);
             batch.watch(&settled, bench, breaker);
+            tell_of_pause(&settled, breaker);
             batch.add(settled, now);
         }
         batch.leases.sort_unstable();

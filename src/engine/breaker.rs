@@ -29,6 +29,8 @@ struct Bucket {
 #[derive(Default)]
 pub(crate) struct Breaker {
     buckets: HashMap<(String, &'static str), Bucket>,
+    /// When the pauses end that upstreams asked for.
+    pauses: HashMap<(String, String), Instant>,
 }
 
 impl Breaker {
@@ -44,6 +46,12 @@ impl Breaker {
         Change::Close
     }
 
+    /// Whether a pause that an upstream asked for is news: all attempts that were under way are told of it.
+    pub(crate) fn is_news(&mut self, tenant: &str, bucket: &str, pause: Duration, now: Instant) -> bool {
+        self.pauses.retain(|_, until| *until > now);
+        self.pauses.insert((tenant.to_owned(), bucket.to_owned()), now + pause).is_none()
+    }
+
     /// A job got through.
     pub(crate) fn succeeded(&mut self, tenant: &str, bucket: &'static str, probe: bool) -> Change {
         // Only buckets with a recent failure are known here, so a healthy system pays one look-up.
@@ -56,6 +64,16 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_is_news_once_while_it_lasts() {
+        let mut breaker = Breaker::default();
+        let (now, pause) = (Instant::now(), Duration::from_secs(30));
+        assert!(breaker.is_news("a", "cxone/profiles", pause, now));
+        assert!(!breaker.is_news("a", "cxone/profiles", pause, now + pause / 2));
+        assert!(breaker.is_news("b", "cxone/profiles", pause, now + pause / 2));
+        assert!(breaker.is_news("a", "cxone/profiles", pause, now + pause * 2));
+    }
 
     /// Covers row 208 in the engine's part: ten in a row close, one success opens.
     #[test]

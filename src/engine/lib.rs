@@ -19,6 +19,7 @@ mod job;
 mod maintenance;
 mod metrics;
 mod migrate;
+mod misfit;
 #[cfg(test)]
 mod model;
 mod pacing;
@@ -36,6 +37,7 @@ mod trace;
 mod wake;
 mod worker;
 
+pub use apalis::QUIET_LOGS;
 pub use clock::Clock;
 pub use context::{AuditEvent, Begun, Done, JobContext, JobInfo};
 pub use failure::{Cause, Failure, MESSAGE_BYTES_MAX};

@@ -14,7 +14,7 @@ use opentelemetry::{
 
 use crate::{context::JobInfo, decide::Verdict};
 
-/// Instruments of one worker. Labels are the kind and the outcome, or the sink: ids and tenants would be without bound.
+/// Instruments of one worker over all of its lives. Labels are the kind and the outcome, or the sink: ids and tenants would be without bound.
 pub(crate) struct Metrics {
     attempts: Counter<u64>,
     duration: Histogram<f64>,

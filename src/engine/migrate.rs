@@ -1,6 +1,10 @@
 //! Bringing the schema to this program's version, and refusing to work with another.
 
-use sqlx::{PgPool, migrate::Migrator, postgres::PgPoolOptions};
+use sqlx::{
+    Arguments, PgPool,
+    migrate::Migrator,
+    postgres::{PgArguments, PgPoolOptions},
+};
 
 use crate::{
     job::KindSpec,
@@ -70,11 +74,11 @@ pub async fn check_version(store: &Store) -> Result<(), StoreError> {
     }
 }
 
-/// Writes the constants of the kinds, so that producers in SQL are held to them.
+/// Writes the constants of the kinds, so that producers in SQL are held to them. For whoever decides that a version is
+/// the one that counts, which is `backhaul migrate`.
 pub async fn register_kinds(store: &Store, kinds: &[KindSpec]) -> Result<(), StoreError> {
     for kind in kinds {
-        sqlx::query(
-            "insert into backhaul.kinds as k (kind, version, max_attempts, timeout, deadline, idempotency_window,
+        let sql = "insert into backhaul.kinds as k (kind, version, max_attempts, timeout, deadline, idempotency_window,
                  payload_bytes_max, ordering_paths, pacing)
              values ($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5), make_interval(secs => $6), $7, $8, $9)
              on conflict (kind, version) do update set max_attempts = excluded.max_attempts,
@@ -83,19 +87,53 @@ pub async fn register_kinds(store: &Store, kinds: &[KindSpec]) -> Result<(), Sto
                  ordering_paths = excluded.ordering_paths, pacing = excluded.pacing
              where (k.max_attempts, k.timeout, k.deadline, k.idempotency_window, k.payload_bytes_max, k.ordering_paths, k.pacing)
                  is distinct from (excluded.max_attempts, excluded.timeout, excluded.deadline,
-                     excluded.idempotency_window, excluded.payload_bytes_max, excluded.ordering_paths, excluded.pacing)",
-        )
-        .bind(kind.kind)
-        .bind(kind.version)
-        .bind(i16::try_from(kind.max_attempts).unwrap_or(i16::MAX))
-        .bind(kind.timeout.as_secs_f64())
-        .bind(kind.deadline.as_secs_f64())
-        .bind(kind.idempotency_window.as_secs_f64())
-        .bind(i32::try_from(kind.payload_bytes_max).unwrap_or(i32::MAX))
-        .bind(kind.ordering_key.map(|path| path.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>()))
-        .bind(kind.pacing.iter().map(|bucket| (*bucket).to_owned()).collect::<Vec<_>>())
-        .execute(store)
-        .await?;
+                     excluded.idempotency_window, excluded.payload_bytes_max, excluded.ordering_paths, excluded.pacing)";
+        sqlx::query_with(sql, constants(kind)?).execute(store).await?;
     }
     Ok(())
+}
+
+/// Writes the constants of kinds that the database does not know yet, and no others: an older program that restarts while
+/// a newer one is rolled out would take the newer one's back.
+pub(crate) async fn introduce_kinds(store: &Store, kinds: &[KindSpec]) -> Result<(), StoreError> {
+    for kind in kinds {
+        let sql = "with added as (
+                 insert into backhaul.kinds (kind, version, max_attempts, timeout, deadline, idempotency_window,
+                     payload_bytes_max, ordering_paths, pacing)
+                 values ($1, $2, $3, make_interval(secs => $4), make_interval(secs => $5), make_interval(secs => $6), $7, $8, $9)
+                 on conflict (kind, version) do nothing
+             )
+             select coalesce((
+                 select (k.max_attempts, k.timeout, k.deadline, k.idempotency_window, k.payload_bytes_max, k.ordering_paths,
+                         k.pacing)
+                     is not distinct from ($3, make_interval(secs => $4), make_interval(secs => $5),
+                         make_interval(secs => $6), $7, $8, $9)
+                 from backhaul.kinds k where k.kind = $1 and k.version = $2), true)";
+        let same: bool = sqlx::query_scalar_with(sql, constants(kind)?).fetch_one(store).await?;
+        if !same {
+            tracing::warn!(
+                kind = kind.kind,
+                version = kind.version,
+                "the database has other constants of the kind, which count; `backhaul migrate` of this version writes these"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The constants of a kind, in the order of both statements.
+fn constants(kind: &KindSpec) -> Result<PgArguments, sqlx::Error> {
+    let mut arguments = PgArguments::default();
+    let ordering = kind.ordering_key.map(|path| path.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>());
+    let pacing: Vec<String> = kind.pacing.iter().map(|bucket| (*bucket).to_owned()).collect();
+    arguments.add(kind.kind).map_err(sqlx::Error::Encode)?;
+    arguments.add(kind.version).map_err(sqlx::Error::Encode)?;
+    arguments.add(i16::try_from(kind.max_attempts).unwrap_or(i16::MAX)).map_err(sqlx::Error::Encode)?;
+    for time in [kind.timeout, kind.deadline, kind.idempotency_window] {
+        arguments.add(time.as_secs_f64()).map_err(sqlx::Error::Encode)?;
+    }
+    arguments.add(i32::try_from(kind.payload_bytes_max).unwrap_or(i32::MAX)).map_err(sqlx::Error::Encode)?;
+    arguments.add(ordering).map_err(sqlx::Error::Encode)?;
+    arguments.add(pacing).map_err(sqlx::Error::Encode)?;
+    Ok(arguments)
 }

@@ -39,6 +39,13 @@ pub(crate) struct Pause {
 impl Pause {
     /// Waits before the next try.
     pub(crate) async fn after(&mut self, error: &sqlx::Error, what: &str) {
+        let pause = self.next();
+        warn!(%error, ?pause, "the database does not answer {what}; trying again");
+        tokio::time::sleep(pause).await;
+    }
+
+    /// How long to wait before the next try, for those who wait by themselves.
+    pub(crate) fn next(&mut self) -> Duration {
         let backoff = self.backoff.get_or_insert_with(|| {
             ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(50))
@@ -47,8 +54,6 @@ impl Pause {
                 .without_max_times()
                 .build()
         });
-        let pause = backoff.next().unwrap_or(Duration::from_secs(5));
-        warn!(%error, ?pause, "the database does not answer {what}; trying again");
-        tokio::time::sleep(pause).await;
+        backoff.next().unwrap_or(Duration::from_secs(5))
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     decide::Outcome,
     failure::Failure,
     job::{Job, KindSpec},
+    misfit,
     preview::{Flaw, Preview, PreviewContext, Subject},
     store::Store,
 };
@@ -35,7 +36,7 @@ impl<J: Job> AnyKind for Kind<J> {
         Box::pin(async move {
             let job: J = match serde_json::from_str(payload) {
                 Ok(job) => job,
-                Err(error) => return Outcome::Undecodable(error.to_string()),
+                Err(error) => return Outcome::Undecodable(misfit::of_text::<J>(payload, &error)),
             };
             match job.run(&self.env, context).await {
                 Ok(()) => Outcome::Done,
@@ -49,7 +50,7 @@ impl<J: Job> AnyKind for Kind<J> {
             match serde_json::from_str::<J>(payload) {
                 Ok(job) => job.preview(&self.env, context).await,
                 Err(error) => {
-                    let flaw = Flaw { pointer: String::new(), message: error.to_string() };
+                    let flaw = Flaw { pointer: String::new(), message: misfit::of_text::<J>(payload, &error) };
                     Ok(Preview::invalid("payload_invalid", [flaw]))
                 }
             }

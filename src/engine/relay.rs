@@ -4,7 +4,10 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -21,7 +24,9 @@ const SEAL_MAX: i32 = 5_000;
 const SEAL_EVERY: Duration = Duration::from_millis(20);
 /// How often a quiet system looks for events of others.
 const IDLE: Duration = Duration::from_millis(500);
-/// How long a sink stays with a worker that does not renew its hold.
+/// Time between two lines in the log about a sink that goes on refusing.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How long a sink stays with a worker that does not renew its hold. Longer than any pause between two tries.
 const OWNED_FOR: Duration = Duration::from_secs(15);
 
 /// An event with its place in the order of the whole log.
@@ -115,6 +120,7 @@ pub(crate) async fn publish(
     stop: CancellationToken,
 ) {
     let mut pause = Pause::default();
+    let mut told: Option<Instant> = None;
     let mut known = false;
     loop {
         let last = stop.is_cancelled();
@@ -123,12 +129,20 @@ pub(crate) async fn publish(
             known = own(&store, worker, sink.as_ref()).await.is_ok();
         }
         match drain(&store, worker, deployment, sink.as_mut()).await {
-            Ok(()) => pause = Pause::default(),
+            Ok(()) => (pause, told) = (Pause::default(), None),
             Err(Trouble::Store(error)) if is_passing(&error) && !last => pause.after(&error, "publishing").await,
             Err(Trouble::Store(error)) => warn!(%error, sink = sink.name(), "publishing failed"),
             Err(Trouble::Sink(error)) => {
-                warn!(sink = sink.name(), "the sink refused events, they will be sent again: {error:#}");
+                // Its row always has the last error; the log is not to be filled with one that lasts for days.
+                if told.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
+                    told = Some(Instant::now());
+                    warn!(sink = sink.name(), "the sink refused events, they will be sent again: {error:#}");
+                }
                 note_failure(&store, sink.name(), &format!("{error:#}")).await;
+                if !last {
+                    stop.run_until_cancelled(tokio::time::sleep(pause.next())).await;
+                    continue;
+                }
             }
         }
         if last {
@@ -225,24 +239,8 @@ async fn own(store: &Store, worker: Uuid, sink: &dyn Sink) -> Result<Option<i64>
 
 async fn after(store: &Store, position: i64) -> Result<Vec<SealedEvent>, sqlx::Error> {
     sqlx::query_as(
-        "with seal as (
-             select first_seq, event_ids, sealed_at from backhaul.seals
-             where first_seq > (select coalesce(max(first_seq), 0) from backhaul.seals where first_seq <= $1 + 1) - 1
-             order by first_seq limit 1
-         ), next as (
-             select first_seq, event_ids, sealed_at from backhaul.seals
-             where first_seq > $1 order by first_seq limit 1
-         ), chosen as (
-             select * from seal where first_seq + cardinality(event_ids) - 1 > $1
-             union all select * from next where not exists (
-                 select from seal where first_seq + cardinality(event_ids) - 1 > $1)
-         )
-         select c.first_seq + u.n - 1 as seq, c.sealed_at, e.event_id, e.type as event_type, e.tenant, e.kind, e.job_id,
-             e.subject, e.occurred_at, e.traceparent, e.data
-         from chosen c cross join lateral unnest(c.event_ids) with ordinality as u (id, n)
-         join backhaul.events e on e.id = u.id
-         where c.first_seq + u.n - 1 > $1
-         order by 1",
+        "select seq, sealed_at, event_id, event_type, tenant, kind, job_id, subject, occurred_at, traceparent, data
+         from backhaul.sealed_after($1)",
     )
     .bind(position)
     .fetch_all(store)

@@ -13,6 +13,7 @@ use crate::{
     context::JobInfo,
     events::{EventColumns, EventRow},
     failure::Failure,
+    misfit,
     reconnect::{is_of_a_value, is_passing},
     store::Store,
 };
@@ -102,7 +103,8 @@ pub(crate) fn stored<T: DeserializeOwned>(
 ) -> Result<Option<T>, Failure> {
     let Some((true, output)) = steps.get(name) else { return Ok(None) };
     serde_json::from_value(output.clone()).map(Some).map_err(|error| {
-        Failure::permanent("step_output_unreadable", format!("step {name} was stored in another shape: {error}"))
+        let misfit = misfit::of_value::<T>(output, &error);
+        Failure::permanent("step_output_unreadable", format!("step {name} was stored as {misfit}"))
     })
 }
 

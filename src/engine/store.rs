@@ -1,6 +1,6 @@
 //! The connection to Postgres, and the errors that come from there.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     PgPool,
@@ -14,11 +14,22 @@ const STATEMENT_MS_MAX: u64 = 30_000;
 const ACQUIRE_MAX: Duration = Duration::from_secs(10);
 
 /// A pool of connections to one Backhaul database. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     pool: PgPool,
     options: Arc<PgConnectOptions>,
     pooled: bool,
+}
+
+/// By hand, because the options print the password.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("host", &self.options.get_host())
+            .field("database", &self.options.get_database())
+            .field("pooled", &self.pooled)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What can go wrong between us and Postgres.
@@ -128,5 +139,18 @@ impl Store {
     /// Closes all connections.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_debug_text_holds_the_password() {
+        let options = PgConnectOptions::from_str("postgres://ann:test-password-1@db.example.com/jobs").expect("a URL");
+        let pool = PgPoolOptions::new().connect_lazy_with(options.clone());
+        let told = format!("{:?}", Store { pool, options: Arc::new(options), pooled: false });
+        assert!(told.contains("db.example.com") && !told.contains("test-password"), "{told}");
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     hands::Hands,
     maintenance::{self, Signals, Upkeep},
     metrics::Metrics,
-    migrate::{check_version, register_kinds},
+    migrate::{check_version, introduce_kinds},
     reconnect::{Pause, is_passing},
     registry::Registry,
     relay::{self, Sink},
@@ -106,7 +106,9 @@ pub async fn run_worker(
     let options = Arc::new(options);
     check_version(&store).await?;
     let deployment = store.deployment().await?;
-    register_kinds(&store, &registry().specs()).await?;
+    introduce_kinds(&store, &registry().specs()).await?;
+    // Once for all lives: a meter provider never forgets an instrument, and would tell what each of them counted.
+    let metrics = Arc::new(Metrics::new());
     while !stop.is_cancelled() {
         let bench = Workbench {
             store: store.clone(),
@@ -115,7 +117,7 @@ pub async fn run_worker(
             worker: Uuid::new_v4(),
             deployment,
         };
-        match live(bench, sinks(), options.clone(), &stop).await {
+        match live(bench, sinks(), options.clone(), metrics.clone(), &stop).await {
             Ok(()) => {}
             Err(error) if is_passing(&error) => {
                 let mut pause = Pause::default();
@@ -135,6 +137,7 @@ async fn live(
     bench: Workbench,
     sinks: Vec<Box<dyn Sink>>,
     options: Arc<WorkerOptions>,
+    metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Result<(), sqlx::Error> {
     let bench = Arc::new(bench);
@@ -143,7 +146,6 @@ async fn live(
 
     let hands = Arc::new(Hands::new(options.concurrency + options.prefetch));
     let signals = Arc::new(Signals::default());
-    let metrics = Arc::new(Metrics::new());
     let mut bell = Bell::new(bench.store.clone(), bench.worker, !options.pooler);
     let upkeep = Upkeep {
         bench: bench.clone(),

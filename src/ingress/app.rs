@@ -8,7 +8,8 @@ use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
 use crate::{
-    backlog::Backlog, event::Problem, json::Json, metrics::Metrics, registration::Registrations, routes::Routes,
+    backlog::Backlog, event::Problem, json::Json, metrics::Metrics, readers::Readers, registration::Registrations,
+    routes::Routes,
 };
 
 /// Judges a payload before it becomes a job of its kind: the tenant's profile, the payload, and everything that is
@@ -60,9 +61,9 @@ impl fmt::Debug for Checks {
 pub struct Limits {
     /// Connections of one listener.
     pub connections_max: usize,
-    /// Deliveries under way; each holds at most one body.
+    /// Deliveries under way whose senders are known, each with at most one body; of others twice as many bodies are read.
     pub in_flight_max: usize,
-    /// Unfinished jobs from which on senders are sent away.
+    /// Jobs of one tenant that wait for workers, from which on its senders are sent away.
     pub backlog_max: u64,
     /// Longest time for the head of a request.
     pub head_timeout: Duration,
@@ -110,11 +111,13 @@ pub(crate) struct App {
     pub(crate) admin_token: Option<SecretString>,
     /// Counters.
     pub(crate) metrics: Metrics,
-    /// How full the queue is.
+    /// How far behind the workers are.
     pub(crate) backlog: Backlog,
     /// How registrations stand.
     pub(crate) registrations: Registrations,
-    /// Free places for deliveries.
+    /// Bodies of senders who are not known yet.
+    pub(crate) readers: Readers,
+    /// Free places for deliveries of known senders.
     pub(crate) places: Semaphore,
     /// The time.
     pub(crate) clock: Arc<dyn Clock>,

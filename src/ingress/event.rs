@@ -95,7 +95,7 @@ pub fn read(source: &Source, body: &Json) -> Result<Reading, Vec<Problem>> {
             problems.push(Problem::new(path.pointer(), "is required"));
         }
     }
-    let event_type = name(&source.event, body, &mut problems);
+    let event_type = name(&source.event, body, &mut problems).map(|text| without_ids(&text, &source.event_ids));
     let channel = source.channel.as_ref().map(|path| name(path, body, &mut problems));
     let written = name(&source.occurred_at, body, &mut problems);
     let occurred_at = written.as_deref().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
@@ -121,6 +121,18 @@ pub fn read(source: &Source, body: &Json) -> Result<Reading, Vec<Problem>> {
         }),
         _ => Err(problems),
     }
+}
+
+/// A dotted type without the part that follows each of `words`: with the ids that some senders put into their types there
+/// would be as many types as things.
+fn without_ids(event_type: &str, words: &[String]) -> String {
+    let mut after_word = false;
+    let is_kept = |part: &&str| {
+        let is_id = after_word;
+        after_word = !is_id && words.iter().any(|word| word == part);
+        !is_id
+    };
+    event_type.split('.').filter(is_kept).collect::<Vec<_>>().join(".")
 }
 
 /// A text that must be there.

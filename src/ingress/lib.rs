@@ -16,6 +16,7 @@ mod metrics;
 pub mod normalise;
 pub mod parked;
 pub mod path;
+mod readers;
 mod receive;
 mod reconcile;
 mod registration;

@@ -75,19 +75,21 @@ impl Delivery<'_> {
         subject: &mut Subject,
     ) -> Result<Taken, Refused> {
         let app = self.app;
-        let Ok(_place) = app.places.try_acquire() else {
-            return Err((self.busy("too_many_requests"), "every place is taken".to_owned()));
-        };
         let profile = self.profile(tenant)?;
         let bytes_max = profile.webhook.body_bytes_max;
         let packing = body::admit(&parts.headers, bytes_max).map_err(plain)?;
-        let bytes = body.read(bytes_max, app.limits.body_timeout).await.map_err(plain)?;
+        let bytes = self.listen(body, bytes_max).await?;
         let received_at = app.clock.now();
-        let verified = verify(profile, parts, &bytes, received_at)?;
+        let verified = self.verify(profile, parts, &bytes, received_at)?;
+        // Only now: a place is nothing that a stranger with a slow body may hold.
+        let Ok(_place) = app.places.try_acquire() else {
+            return Err((self.busy("too_many_requests"), "every place is taken".to_owned()));
+        };
         let bytes = body::unpack(bytes, packing, bytes_max).map_err(plain)?;
         // Only who is known learns how busy we are.
-        if app.backlog.is_full() {
-            return Err((self.busy("queue_full"), format!("{} jobs are unfinished", app.backlog.jobs())));
+        if app.backlog.is_full(&profile.tenant) {
+            let waiting = app.backlog.jobs(&profile.tenant);
+            return Err((self.busy("queue_full"), format!("{waiting} of the tenant's jobs wait for workers")));
         }
         let trace = traceparent(&parts.headers);
         let arrival = Arrival { id: self.id, received_at };
@@ -116,6 +118,34 @@ impl Delivery<'_> {
                 self.park_invalid(&bytes, &problems, intake).await
             }
             Err(refused) => Err(refused),
+        }
+    }
+
+    fn verify(
+        &self,
+        profile: &Profile,
+        parts: &Parts,
+        bytes: &[u8],
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Verified, Refused> {
+        let verified = if self.source.bearer {
+            signature::verify_bearer(&profile.webhook, &parts.headers)
+        } else {
+            let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+            let method = parts.method.as_str();
+            let delivery = signature::Delivery { method, target, headers: &parts.headers, body: bytes };
+            signature::verify(&profile.webhook, delivery, now)
+        };
+        verified.map_err(|why| (Refusal::Unauthenticated, why.to_string()))
+    }
+
+    /// The body of somebody who may be anybody.
+    async fn listen(&self, body: &mut Incoming, bytes_max: usize) -> Result<Vec<u8>, Refused> {
+        let reader = self.app.readers.enter();
+        let reading = body.read(bytes_max, self.app.limits.body_timeout);
+        match reader.crowded_out.run_until_cancelled(reading).await {
+            Some(read) => read.map_err(plain),
+            None => Err((Refusal::Slow, "the slowest of too many".to_owned())),
         }
     }
 
@@ -151,7 +181,8 @@ impl Delivery<'_> {
         })?;
         let ids = &profile.webhook.webhook_ids;
         let known = reading.webhook_id.as_ref().is_some_and(|id| ids.contains(id));
-        if !ids.is_empty() && !known {
+        // A bearer token is no webhook's.
+        if !ids.is_empty() && !known && !self.source.bearer {
             return Err((Refusal::Unauthenticated, "the webhook is not one of the tenant's".to_owned()));
         }
         Ok((body, reading))
@@ -230,8 +261,9 @@ impl Delivery<'_> {
     }
 
     async fn store(&self, intake: Intake<'_>) -> Result<Taken, IntakeError> {
+        let tenant = intake.tenant;
         let taken = intake::take_in(&self.app.store, intake, self.app.limits.store_timeout).await?;
-        self.app.backlog.add(taken.jobs);
+        self.app.backlog.add(tenant, taken.jobs);
         Ok(taken)
     }
 
@@ -245,17 +277,6 @@ impl Delivery<'_> {
     fn busy(&self, code: &'static str) -> Refusal {
         Refusal::Busy { code, retry_after_s: self.app.limits.retry_after.as_secs().max(1) }
     }
-}
-
-fn verify(
-    profile: &Profile,
-    parts: &Parts,
-    bytes: &[u8],
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<Verified, Refused> {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let delivery = signature::Delivery { method: parts.method.as_str(), target, headers: &parts.headers, body: bytes };
-    signature::verify(&profile.webhook, delivery, now).map_err(|why| (Refusal::Unauthenticated, why.to_string()))
 }
 
 /// The places of problems, for the log and for parked events: no values.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use backhaul_outbound::{
-    Call, Class, Client, Method, Profile, Provider, Reply, classify, client,
+    Call, Class, Client, Method, Profile, Provider, Reply, classify,
     paging::{self, PAGES_MAX},
 };
 use rand::RngExt;
@@ -217,7 +217,8 @@ impl Ensure {
     /// The mark of our secret on the webhook of that id; nothing where the registration holds no secret.
     fn mark(&self, id: Option<&str>) -> Option<Mark> {
         let secret = self.profile.webhook.secrets.first().filter(|_| self.wanted.is_secret())?;
-        let list = client::target(&self.provider, &Call::get(&self.registration.list, &self.registration.class));
+        let call = Call::get(&self.registration.list, &self.registration.class);
+        let list = self.client.target(&self.profile.tenant, &self.provider, &call);
         let list = list.map(String::from).unwrap_or_default();
         Mark::new(secret, &self.profile.tenant, &self.source, &list, id.unwrap_or_default())
     }

@@ -30,8 +30,12 @@ pub struct Source {
     pub name: String,
     /// Path of the listener with `{tenant}` as one segment.
     pub path: String,
+    /// Its deliveries carry the tenant's bearer token instead of a signature.
+    pub bearer: bool,
     /// Where the event's type stands.
     pub event: Path,
+    /// Words of a dotted type that an id follows, which is left out of the type.
+    pub event_ids: Vec<String>,
     /// Where its channel stands; without it, events are matched by their type alone.
     pub channel: Option<Path>,
     /// Where the time of the event stands.

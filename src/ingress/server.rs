@@ -23,6 +23,7 @@ use crate::{
     backlog::Backlog,
     listener::Listener,
     metrics::Metrics,
+    readers::Readers,
     receive, reconcile,
     registration::Registrations,
     reply::Refusal,
@@ -74,7 +75,7 @@ impl Ingress {
     ) -> Result<Self, BindError> {
         let bind = async |address| Listener::bind(address).await.map_err(|error| BindError { address, error });
         let (public, admin) = (bind(options.public).await?, bind(options.admin).await?);
-        let backlog = Backlog::new(options.limits.backlog_max);
+        let backlog = Backlog::new(options.limits.backlog_max, profiles.tenants());
         if let Err(error) = backlog.count(&store).await {
             tracing::warn!(%error, "the jobs that wait could not be counted");
         }
@@ -87,6 +88,7 @@ impl Ingress {
             metrics: Metrics::default(),
             backlog,
             registrations: Registrations::default(),
+            readers: Readers::new(options.limits.in_flight_max.saturating_mul(2)),
             places: Semaphore::new(options.limits.in_flight_max),
             clock: Arc::clone(client.clock()),
             limits: options.limits,

@@ -74,6 +74,17 @@ pub fn verify(profile: &WebhookProfile, delivery: Delivery<'_>, now: DateTime<Ut
     }
 }
 
+/// Verifies a delivery of a source whose sender cannot sign, with the live tokens of the tenant.
+///
+/// # Errors
+/// Why it is refused.
+pub fn verify_bearer(profile: &WebhookProfile, headers: &HeaderMap) -> Result<Verified, Unverified> {
+    if profile.bearer_secrets.is_empty() {
+        return Err(Unverified::NoSecret);
+    }
+    bearer(&profile.bearer_secrets, headers)
+}
+
 fn signed(profile: &WebhookProfile, delivery: Delivery<'_>, now: DateTime<Utc>) -> Result<Verified, Unverified> {
     let rules = &profile.signature;
     let stamp = header(delivery.headers, rules.timestamp_header.as_str()).ok_or(Unverified::Headers)?;

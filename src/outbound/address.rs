@@ -246,6 +246,11 @@ impl Checked {
         &self.url
     }
 
+    /// Whether its host may have private and loopback addresses.
+    pub fn may_be_private(&self) -> bool {
+        self.private
+    }
+
     /// Resolves the target's host and vets every address. One bad address refuses the whole target: names that mix
     /// good and bad addresses are how a guard that picks the good one is got around.
     ///
@@ -268,6 +273,12 @@ impl Checked {
             addresses.push(SocketAddr::new(address, port));
         }
         Ok(Pinned { url: self.url, addresses })
+    }
+
+    /// A name of which the text has passed, for connections over https.
+    pub(crate) fn name(name: &str, private: bool) -> Result<Self, Refusal> {
+        let url = parse_plain(&format!("https://{name}/"))?;
+        Ok(Self { url, private, plain: false })
     }
 
     fn vet(&self, address: IpAddr) -> Result<(), Refusal> {

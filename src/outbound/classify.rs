@@ -166,6 +166,9 @@ fn classify_error(error: &CallError) -> Class {
         CallError::TokenUnavailable { not_before, .. } => {
             Class::Transient { code: "token_unavailable", not_before: *not_before }
         }
+        CallError::DiscoveryUnavailable { not_before, .. } => {
+            Class::Transient { code: "discovery_unavailable", not_before: *not_before }
+        }
         CallError::Connect { .. } => Class::Transient { code: "connect_failed", not_before: None },
         CallError::Tls { .. } => Class::Transient { code: "tls_failed", not_before: None },
         CallError::Ambiguous { timed_out, replay_safe, .. } => {

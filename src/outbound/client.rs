@@ -19,6 +19,7 @@ use crate::{
     address::{Resolver, SystemResolver},
     call::{Call, CallError, Reply},
     clock::{Clock, SystemClock},
+    discovery::{Base, Bases},
     exchange::{Bounds, Exchange, Raw},
     path::Template,
     profile::{Auth, Provider},
@@ -77,6 +78,7 @@ pub struct Client {
 struct Inner {
     exchange: Exchange,
     tokens: Tokens,
+    bases: Bases,
     clock: Arc<dyn Clock>,
     resolver: Arc<dyn Resolver>,
 }
@@ -93,9 +95,10 @@ impl Client {
             body_bytes_max: settings.body_bytes_max,
             user_agent: concat!("backhaul/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        let exchange = Exchange::new(bounds, Arc::clone(&settings.clock)).map_err(BuildError)?;
-        let tokens = Tokens::new(Arc::clone(&settings.clock));
-        Ok(Self { inner: Arc::new(Inner { exchange, tokens, clock: settings.clock, resolver: settings.resolver }) })
+        let Settings { clock, resolver, .. } = settings;
+        let exchange = Exchange::new(bounds, Arc::clone(&clock), Arc::clone(&resolver)).map_err(BuildError)?;
+        let (tokens, bases) = (Tokens::new(Arc::clone(&clock)), Bases::new(Arc::clone(&clock)));
+        Ok(Self { inner: Arc::new(Inner { exchange, tokens, bases, clock, resolver }) })
     }
 
     /// The client's clock, for classification and for code beside the client that must agree with it.
@@ -146,7 +149,7 @@ impl Client {
             otel.kind = "client",
             otel.name = format!("{} {}", call.method, call.endpoint),
             http.request.method = call.method.as_str(),
-            server.address = provider.base_url.host_str(),
+            server.address = provider.base_url.fixed_host(),
             backhaul.tenant = tenant,
             backhaul.provider = provider.name,
             backhaul.endpoint = call.endpoint,
@@ -196,9 +199,27 @@ impl Client {
         call: &Call<'_>,
     ) -> Result<(Reply, Token), CallError> {
         // Before the token: a call that cannot be made should cost nothing.
-        let url = target(provider, call)?;
+        let base = self.inner.bases.get(&self.inner.exchange, tenant, provider).await?;
+        tracing::Span::current().record("server.address", base.url.host_str());
+        let url = target(&base.url, provider, call)?;
         let token = self.token(tenant, provider).await?;
-        Ok((self.once(provider, call, &url, &token).await?, token))
+        let outcome = self.once(provider, call, &base, &url, &token).await;
+        if let Err(CallError::Connect { .. } | CallError::Tls { .. }) = &outcome {
+            self.inner.bases.unreachable(tenant, provider);
+        }
+        Ok((outcome?, token))
+    }
+
+    /// The URL of a call, without sending it. Where a document names the host, a call must have been made before.
+    ///
+    /// # Errors
+    /// The host is not known yet, the profile has no such endpoint, or a parameter does not fit into its path.
+    pub fn target(&self, tenant: &str, provider: &Provider, call: &Call<'_>) -> Result<Url, CallError> {
+        let base = self.inner.bases.peek(tenant, provider).ok_or_else(|| {
+            let detail = "no call has asked the document yet".to_owned();
+            CallError::DiscoveryUnavailable { detail, not_before: None }
+        })?;
+        target(&base, provider, call)
     }
 
     async fn token(&self, tenant: &str, provider: &Provider) -> Result<Token, CallError> {
@@ -210,7 +231,14 @@ impl Client {
         }
     }
 
-    async fn once(&self, provider: &Provider, call: &Call<'_>, url: &Url, token: &Token) -> Result<Reply, CallError> {
+    async fn once(
+        &self,
+        provider: &Provider,
+        call: &Call<'_>,
+        base: &Base,
+        url: &Url,
+        token: &Token,
+    ) -> Result<Reply, CallError> {
         let request_id = Uuid::new_v4().to_string();
         let mut request = Request::new(call.method.clone(), url.clone());
         let headers = request.headers_mut();
@@ -222,7 +250,7 @@ impl Client {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             *request.body_mut() = Some(json.to_string().into());
         }
-        let http = self.inner.exchange.http(&provider.extra_roots)?;
+        let http = self.inner.exchange.http(&provider.extra_roots, base.reach)?;
         let replay_safe = call.replay_safe || call.method.is_safe();
         let raw = self.inner.exchange.run(&http, request, replay_safe).await?;
         reply(raw, request_id, provider.bucket(call.class))
@@ -235,20 +263,16 @@ impl fmt::Debug for Client {
     }
 }
 
-/// The URL of a call.
-///
-/// # Errors
-/// The profile has no such endpoint, or a parameter does not fit into its path.
-pub fn target(provider: &Provider, call: &Call<'_>) -> Result<Url, CallError> {
+/// The URL of a call to the API at `base`.
+fn target(base: &Url, provider: &Provider, call: &Call<'_>) -> Result<Url, CallError> {
     let text = provider
         .endpoints
         .get(call.endpoint)
         .ok_or_else(|| CallError::Unconfigured(format!("{} has no endpoint `{}`", provider.name, call.endpoint)))?;
     let template = Template::parse(text)
         .map_err(|what| CallError::Unconfigured(format!("{}.endpoints.{} {what}", provider.name, call.endpoint)))?;
-    let mut url = template
-        .fill(&provider.base_url, call.params)
-        .map_err(|(name, reason)| CallError::BadParameter { name, reason })?;
+    let mut url =
+        template.fill(base, call.params).map_err(|(name, reason)| CallError::BadParameter { name, reason })?;
     if !call.query.is_empty() {
         url.query_pairs_mut().extend_pairs(call.query);
     }

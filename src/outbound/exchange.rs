@@ -7,11 +7,16 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Request, Response, header::HeaderMap, redirect::Policy};
+use reqwest::{
+    Request, Response,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::HeaderMap,
+    redirect::Policy,
+};
 use rustls::ClientConfig;
 
 use crate::{
-    address::Pinned,
+    address::{Checked, Pinned, Resolver},
     call::CallError,
     clock::Clock,
     tls::{self, ExtraRoots, TlsClass},
@@ -41,11 +46,40 @@ pub(crate) struct Raw {
     pub(crate) latency: Duration,
 }
 
-/// Sends requests. Holds one connection pool for each set of trusted authorities.
+/// Sends requests. Holds a connection pool for each set of trusted authorities and each reach.
 pub(crate) struct Exchange {
     pub(crate) bounds: Bounds,
     clock: Arc<dyn Clock>,
-    pools: Mutex<HashMap<ExtraRoots, Pool>>,
+    resolver: Arc<dyn Resolver>,
+    pools: Mutex<HashMap<(ExtraRoots, Reach), Pool>>,
+}
+
+/// Which addresses the connections of a pool may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reach {
+    /// Any: the name stands in a profile.
+    Any,
+    /// Public and private ones: an upstream named it, and the profile lets it name such hosts.
+    Private,
+    /// Public ones: an upstream named it.
+    Public,
+}
+
+/// Resolves names that upstreams have named. Every connection is vetted, so that a name which resolves differently later
+/// wins nothing.
+struct Vetting {
+    resolver: Arc<dyn Resolver>,
+    private: bool,
+}
+
+impl Resolve for Vetting {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (resolver, private) = (Arc::clone(&self.resolver), self.private);
+        Box::pin(async move {
+            let pinned = Checked::name(name.as_str(), private)?.pin(&*resolver).await?;
+            Ok(Box::new(pinned.addresses.into_iter()) as Addrs)
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -55,10 +89,10 @@ struct Pool {
 }
 
 impl Exchange {
-    pub(crate) fn new(bounds: Bounds, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let exchange = Self { bounds, clock, pools: Mutex::default() };
+    pub(crate) fn new(bounds: Bounds, clock: Arc<dyn Clock>, resolver: Arc<dyn Resolver>) -> Result<Self, String> {
+        let exchange = Self { bounds, clock, resolver, pools: Mutex::default() };
         // Fails at start rather than at the first job.
-        exchange.pool(&ExtraRoots::default())?;
+        exchange.pool(&ExtraRoots::default(), Reach::Any)?;
         Ok(exchange)
     }
 
@@ -68,12 +102,12 @@ impl Exchange {
     }
 
     pub(crate) fn tls(&self, roots: &ExtraRoots) -> Result<Arc<ClientConfig>, CallError> {
-        Ok(self.pool(roots).map_err(CallError::Unconfigured)?.tls)
+        Ok(self.pool(roots, Reach::Any).map_err(CallError::Unconfigured)?.tls)
     }
 
-    /// The pooled client for trusted hosts: those of profiles.
-    pub(crate) fn http(&self, roots: &ExtraRoots) -> Result<reqwest::Client, CallError> {
-        Ok(self.pool(roots).map_err(CallError::Unconfigured)?.http)
+    /// The pooled client for hosts of profiles, and for those that an upstream may name.
+    pub(crate) fn http(&self, roots: &ExtraRoots, reach: Reach) -> Result<reqwest::Client, CallError> {
+        Ok(self.pool(roots, reach).map_err(CallError::Unconfigured)?.http)
     }
 
     /// A client for one request to a pinned target. It shares no connection with anybody: a pooled one might lead to
@@ -87,16 +121,24 @@ impl Exchange {
         builder.build().map_err(|error| CallError::Unconfigured(causes(&error)))
     }
 
-    fn pool(&self, roots: &ExtraRoots) -> Result<Pool, String> {
+    fn pool(&self, roots: &ExtraRoots, reach: Reach) -> Result<Pool, String> {
+        let key = (roots.clone(), reach);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(roots) {
+        if let Some(pool) = pools.get(&key) {
             return Ok(pool.clone());
         }
         let tls = tls::client_config(roots).map_err(|error| format!("TLS cannot be set up: {error}"))?;
         let builder = self.builder(&tls).pool_max_idle_per_host(IDLE_PER_HOST_MAX).pool_idle_timeout(IDLE_MAX);
+        let builder = match reach {
+            Reach::Any => builder,
+            Reach::Private | Reach::Public => {
+                let resolver = Arc::clone(&self.resolver);
+                builder.dns_resolver(Arc::new(Vetting { resolver, private: reach == Reach::Private }))
+            }
+        };
         let http = builder.build().map_err(|error| format!("the HTTP client cannot be built: {}", causes(&error)))?;
         let pool = Pool { http, tls };
-        pools.insert(roots.clone(), pool.clone());
+        pools.insert(key, pool.clone());
         Ok(pool)
     }
 

@@ -9,6 +9,7 @@ pub mod call;
 pub mod classify;
 pub mod client;
 pub mod clock;
+mod discovery;
 mod exchange;
 pub mod paging;
 pub mod path;

@@ -20,11 +20,13 @@ macro_rules! words {
 }
 
 mod auth;
+mod base;
 mod defaults;
 mod document;
 mod limits;
 mod load;
 mod provider;
+mod record;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -37,12 +39,13 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use url::Url;
 
 pub use self::{
     auth::{Auth, ClientAuth, Grant, OAuth, TokenUrl},
+    base::{BaseUrl, Discovery},
     limits::Limit,
     load::{KindSection, Loader, ProfileError, ProfileErrors},
+    record::{MEMBERS, Product, RecordForm, THREAD_ID},
     sections::{CallbackProfile, ProbeProfile, SignatureEncoding, SignatureRules, SignatureScheme, WebhookProfile},
 };
 use crate::{classify::RetryRules, tls::ExtraRoots};
@@ -90,7 +93,7 @@ impl Profiles {
 /// One tenant's connections.
 #[derive(Debug, Clone)]
 pub struct Profile {
-    /// The file's stem: `[a-z0-9][a-z0-9_-]{0,62}`.
+    /// The file's stem: `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, as jobs name their tenants.
     pub tenant: String,
     /// Section `[cxone]`.
     pub cxone: Option<Provider>,
@@ -157,8 +160,8 @@ impl Profile {
 pub struct Provider {
     /// `cxone`, `genesys` or `crm`.
     pub name: &'static str,
-    /// Scheme, host, port and path prefix that endpoint templates are appended to.
-    pub base_url: Url,
+    /// Where its API is.
+    pub base_url: BaseUrl,
     /// Plain http is allowed; only ever true for loopback hosts.
     pub insecure: bool,
     /// How calls are authenticated.
@@ -175,6 +178,8 @@ pub struct Provider {
     pub occ: Occ,
     /// Idempotency keys on writes.
     pub idem: Idempotency,
+    /// How a CRM keeps threads as flat records; `None` where its threads have lists of their own, and elsewhere.
+    pub record: Option<RecordForm>,
     /// Authorities trusted beside the platform's, from `ca_file`.
     pub extra_roots: ExtraRoots,
 }

@@ -22,6 +22,7 @@ use self::request::Outcome;
 use crate::{
     call::CallError,
     clock::Clock,
+    discovery,
     exchange::Exchange,
     profile::{Auth, ClientAuth, Grant, OAuth, Provider},
     redact::Secret,
@@ -31,8 +32,6 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_secs(60);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long a discovered token endpoint is believed.
-const DISCOVERY_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The window of the token endpoint's own limit.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -240,7 +239,7 @@ impl Tokens {
         let outcome = request::fetch(exchange, provider, oauth, url.clone(), self.clock.now()).await;
         // An endpoint that refuses may have moved: the next try asks the discovery document again.
         let believed = !matches!(outcome, Outcome::Refused(_));
-        state.discovered = believed.then(|| (url, self.clock.elapsed() + DISCOVERY_LIFE));
+        state.discovered = believed.then(|| (url, self.clock.elapsed() + discovery::LIFE));
         outcome
     }
 

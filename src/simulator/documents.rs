@@ -64,6 +64,8 @@ pub(crate) struct Document {
     pub(crate) hidden: Value,
     /// From 1, one more with every write.
     pub(crate) version: u64,
+    /// When it was last written, in milliseconds of the simulator's clock.
+    pub(crate) modified_ms: i64,
     revision: u64,
 }
 
@@ -142,6 +144,8 @@ pub(crate) struct Documents {
     documents_max: usize,
     revision: u64,
     evicted: u64,
+    /// The time of the call that is carried out.
+    pub(crate) now_ms: i64,
 }
 
 fn key(kind: Kind, tenant: &str, id: &str) -> Arc<str> {
@@ -156,6 +160,7 @@ impl Documents {
             documents_max: documents_max.max(1),
             revision: 0,
             evicted: 0,
+            now_ms: 0,
         }
     }
 
@@ -182,10 +187,12 @@ impl Documents {
             value: Value::Null,
             hidden: Value::Null,
             version: 0,
+            modified_ms: 0,
             revision,
         });
         document.value = value;
         document.version += 1;
+        document.modified_ms = self.now_ms;
         document.revision = revision;
         document
     }

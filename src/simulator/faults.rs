@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{locked::locked, routes::Class};
+use crate::{documents::Kind, locked::locked, routes::Class};
 
 /// Most rules at one time; each is looked at for every request.
 const RULES_MAX: usize = 256;
@@ -98,8 +98,22 @@ pub struct Then {
     pub body: Option<Value>,
     /// Change the true JSON answer by this merge patch (RFC 7396), for example `{"mergeResult": "PARTIAL"}`.
     pub merge_body: Option<Value>,
+    /// Just before the request is carried out, another writer changes a document of its tenant.
+    pub other_writer: Option<OtherWriter>,
     /// Whether the request is applied, where that should differ from the rule above.
     pub commit: Option<bool>,
+}
+
+/// What another writer does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherWriter {
+    /// As in the control plane's `/_sim/documents/{kind}`.
+    pub kind: String,
+    /// Whose document.
+    pub id: String,
+    /// A merge patch (RFC 7396).
+    pub patch: Value,
 }
 
 /// When a connection is dropped.
@@ -174,6 +188,10 @@ impl FaultRule {
         }
         if let Some(status) = self.then.status {
             ensure!((200..=599).contains(&status), "fault rule {name:?}: status {status} is not within 200 to 599");
+        }
+        if let Some(other) = &self.then.other_writer {
+            let kind = &other.kind;
+            ensure!(Kind::parse(kind).is_some(), "fault rule {name:?}: there is no kind of documents {kind:?}");
         }
         if let Some(nth) = &self.when.nth {
             ensure!(!nth.is_empty() && !nth.contains(&0), "fault rule {name:?}: nth counts from 1");

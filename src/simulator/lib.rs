@@ -9,6 +9,8 @@ mod channels;
 mod clock;
 mod control;
 mod crm;
+mod crm_record;
+mod discovery;
 mod documents;
 mod effects;
 mod faults;

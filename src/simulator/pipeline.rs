@@ -16,6 +16,8 @@ use serde_json::Value;
 
 use crate::{
     app::App,
+    control, discovery,
+    documents::Kind,
     faults::{Facts, FaultRule, Reset},
     fingerprint::fingerprint,
     limits::Standing,
@@ -82,6 +84,11 @@ pub(crate) async fn serve(
         tokio::time::sleep(Duration::from_millis(delay_ms)).await;
     }
     let settings = app.settings();
+    if let Some(other) = fault.as_ref().and_then(|fault| fault.then.other_writer.as_ref())
+        && let Some(kind) = Kind::parse(&other.kind)
+    {
+        control::merge_document(&app, kind, &received.identity.tenant, &other.id, &other.patch);
+    }
     let commits = fault.as_ref().is_none_or(|fault| fault.then.commits());
     if commits && received.target.route == Route::Socket {
         let answered = websocket::answer(&app, &settings, &mut received, &connection).await;
@@ -152,7 +159,8 @@ fn understand(app: &App, parts: Parts, body: Bytes, began: Instant) -> Received 
 fn carry_out(app: &App, settings: &Settings, received: &Received) -> Handled {
     let answered = |reply| Handled { reply, applied: false, replayed: false };
     let (parts, target, class) = (&received.parts, &received.target, received.class);
-    let behind_token = !matches!(target.route, Route::Token | Route::Callback | Route::Unknown);
+    let is_document = matches!(target.route, Route::CxoneConfiguration | Route::OpenIdConfiguration);
+    let behind_token = !is_document && !matches!(target.route, Route::Token | Route::Callback | Route::Unknown);
     if behind_token
         && let Some(refusal) = scopes::refusal(&received.identity, &parts.method, &target.route, class, target.mount)
     {
@@ -163,11 +171,15 @@ fn carry_out(app: &App, settings: &Settings, received: &Received) -> Handled {
     let now_ms = app.clock.now_ms();
     let standing = app.limits.take(&received.identity.tenant, &received.identity.client, class, limit, now_ms);
     if !standing.allowed {
-        let reply = Reply::error(429, "rate_limited", "too many requests in 60 s")
-            .with_header(header::RETRY_AFTER, standing.reset_s.to_string());
-        return answered(with_limit_headers(reply, class, standing));
+        let mut reply = Reply::error(429, "rate_limited", "too many requests in 60 s");
+        if settings.retry_after {
+            reply.set_header(header::RETRY_AFTER, standing.reset_s.to_string());
+        }
+        return answered(with_limit_headers(reply, &target.route, class, standing));
     }
-    let mut handled = if target.route == Route::Token {
+    let mut handled = if is_document {
+        answered(discovery::document(app, &target.route, &parts.method, &received.query))
+    } else if target.route == Route::Token {
         let method_is_post = parts.method == Method::POST;
         answered(match method_is_post {
             true => app.tokens.issue(&parts.headers, &received.body, target.mount, settings, now_ms),
@@ -192,13 +204,19 @@ fn carry_out(app: &App, settings: &Settings, received: &Received) -> Handled {
         };
         locked(&app.world).handle(&call)
     };
-    handled.reply = with_limit_headers(handled.reply, class, standing);
+    handled.reply = with_limit_headers(handled.reply, &target.route, class, standing);
     handled
 }
 
-/// Genesys's documented headers, and the customary ones elsewhere.
-fn with_limit_headers(mut reply: Reply, class: Class, standing: Standing) -> Reply {
+/// The documented headers of Genesys and of each CRM, and the customary ones elsewhere.
+fn with_limit_headers(mut reply: Reply, route: &Route, class: Class, standing: Standing) -> Reply {
     let Some(limit) = standing.limit else { return reply };
+    if let Route::Record(at) = route {
+        for (name, value) in at.product.limit_headers(limit, standing.used, standing.reset_s) {
+            reply.set_header(HeaderName::from_static(name), value);
+        }
+        return reply;
+    }
     let [allowed, count, reset] = match class.provider() {
         "genesys" => ["inin-ratelimit-allowed", "inin-ratelimit-count", "inin-ratelimit-reset"],
         _ => ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"],

@@ -12,12 +12,13 @@ use serde_json::Value;
 use crate::{clock::rfc3339, locked::locked, routes::Class};
 
 /// Headers worth keeping. `Authorization` is never among them.
-const KEPT_HEADERS: [&str; 13] = [
+const KEPT_HEADERS: [&str; 14] = [
     "accept",
     "content-type",
     "idempotency-key",
     "if-match",
     "if-none-match",
+    "if-unmodified-since",
     "origin",
     "traceparent",
     "user-agent",

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::crm_record::{self, At};
+
 /// Which system a request is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Provider {
@@ -107,6 +109,10 @@ impl Class {
 /// The resource a path names. Ids are decoded and well formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
+    /// CXone's document that names the API's host.
+    CxoneConfiguration,
+    /// The document that names the token endpoint.
+    OpenIdConfiguration,
     Token,
     Widget(String),
     WidgetPurge(String),
@@ -123,6 +129,8 @@ pub(crate) enum Route {
     SocialThread(String),
     Threads,
     Thread(String),
+    /// A record of a CRM that keeps flat records.
+    Record(At),
     Callback,
     Socket,
     /// The path has the shape of a resource, but its id is not well formed.
@@ -158,6 +166,8 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
     let genesys = mount == Some(Provider::Genesys);
     let webhooks = if genesys { Class::GenesysWebhooks } else { Class::CxoneWebhooks };
     match parts {
+        [".well-known", "cxone-configuration"] => (Route::CxoneConfiguration, Class::Other),
+        [".well-known", "openid-configuration"] => (Route::OpenIdConfiguration, Class::Other),
         ["callbacks", ..] => (Route::Callback, Class::Callback),
         [.., "webchat"] if !parts.starts_with(&["api"]) => (Route::Socket, Class::Socket),
         ["api", "v2", "oauth", "token"] | ["oauth", "token"] => (Route::Token, token_class(parts, mount)),
@@ -191,7 +201,11 @@ fn route(parts: &[&str], mount: Option<Provider>) -> (Route, Class) {
         ["api", "v2", "auditlog" | "auditlogs" | "audit", "query"] => (Route::AuditQuery, Class::GenesysAudit),
         ["api", "v1", "threads"] | ["threads"] => (Route::Threads, Class::CrmThreads),
         ["api", "v1", "threads", id] | ["threads", id] => (with_id(id, Route::Thread), Class::CrmThreads),
-        _ => (Route::Unknown, Class::Other),
+        _ => match crm_record::route(parts) {
+            Some(at) if at.id().is_none_or(is_well_formed) => (Route::Record(at), Class::CrmThreads),
+            Some(_) => (Route::BadId, Class::CrmThreads),
+            None => (Route::Unknown, Class::Other),
+        },
     }
 }
 

@@ -72,7 +72,8 @@ fn accepted_scopes(method: &Method, route: &Route) -> &'static [&'static str] {
         }
         Route::SocialThread(_) => &["social:read", "interactions:read"],
         // The CRM's documents name no scopes; the others are not behind a token, or not there.
-        Route::Threads | Route::Thread(_) | Route::Token | Route::Callback | Route::Socket => &[],
-        Route::BadId | Route::Unknown => &[],
+        Route::Threads | Route::Thread(_) | Route::Record(_) => &[],
+        Route::Token | Route::Callback | Route::Socket => &[],
+        Route::CxoneConfiguration | Route::OpenIdConfiguration | Route::BadId | Route::Unknown => &[],
     }
 }

@@ -40,6 +40,8 @@ pub struct Settings {
     /// How often a channel is looked at before a write or publication of it shows, which is answered 202; 0 carries it out
     /// at once.
     pub channel_looks: u32,
+    /// When true a request beyond a limit is answered with `Retry-After`; else the product's own headers have to do.
+    pub retry_after: bool,
     /// How many entries the audit trail of an untouched channel holds.
     pub audit_entries: u32,
     /// How often a transaction of the audit trail is looked at before it is ready.
@@ -107,6 +109,7 @@ impl Default for Settings {
             thread_ids: ThreadIds::Any,
             thread_messages_max: 0,
             channel_looks: 0,
+            retry_after: true,
             audit_entries: 250,
             audit_looks: 2,
             token_expires_in_s: 3600,

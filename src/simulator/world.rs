@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     audit::AuditTrail,
     callbacks::{self, Callbacks},
-    channels, crm,
+    channels, crm, crm_record,
     documents::{Document, Documents, Kind},
     effects::{Effect, Effects},
     idempotency::{Idempotency, Known},
@@ -133,6 +133,7 @@ impl World {
                 }
             }
         }
+        self.documents.now_ms = call.now_ms;
         let Outcome { reply, effect } = self.dispatch(call);
         let applied = effect.is_some() && reply.is_success();
         if applied {
@@ -168,6 +169,7 @@ impl World {
             ("POST", Route::Threads) => crm::create(self, call),
             ("GET", Route::Thread(id)) => crm::get(self, call, id),
             ("PATCH", Route::Thread(id)) => crm::patch(self, call, id),
+            (_, Route::Record(at)) => crm_record::handle(self, call, at),
             ("POST", Route::Callback) => callbacks::received(call),
             (_, Route::BadId) => {
                 Reply::error(400, "invalid_id", "ids are 1 to 128 characters of A-Z, a-z, 0-9, _ and -").into()

@@ -83,8 +83,10 @@ async fn claims_stop_at_the_limit_and_go_on_once_the_sink_is_let_go() {
     eventually("it is too far behind", async || waited_for(&db).await).await;
     judged(&db).await;
 
-    // What is enqueued now stays where it is; what runs ends.
+    // What is enqueued now stays where it is, also where a worker starts; what runs ends.
     let late = db.toys(&(100..110).map(Toy::new).collect::<Vec<_>>()).await;
+    let second = start(&db, &env, &file);
+    eventually("it is there", async || db.one::<i64>("select count(*) from backhaul.workers").await == 2).await;
     env.gate.add_permits(2);
     for job in &running {
         eventually("it ends", async || db.ends().await.contains(&(*job, 1))).await;
@@ -104,7 +106,9 @@ async fn claims_stop_at_the_limit_and_go_on_once_the_sink_is_let_go() {
     db.drained().await;
     let (doctor, _) = says(&db, &["doctor"]);
     assert!(!doctor.to_string().contains("so no worker claims jobs"), "{doctor}");
-    worker.stop().await;
+    for worker in [worker, second] {
+        worker.stop().await;
+    }
     let written = fs::read_to_string(&file).expect("the sink's file");
     assert_eq!(db.one::<i64>("select count(*) from backhaul.events").await, written.lines().count() as i64);
 }

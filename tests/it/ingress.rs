@@ -1,6 +1,7 @@
 //! Webhooks: what is let in, what becomes of it, and that an acknowledged event is never lost.
 
 mod admin;
+mod audits;
 mod bodies;
 mod fan_out;
 mod parked;

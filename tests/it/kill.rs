@@ -1,15 +1,13 @@
 //! Workers are killed again and again and Postgres once, while 2,000 jobs flow: nothing is lost, and nothing that the
 //! upstream accepted is applied twice.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path};
 
 use backhaul_engine::Store;
 use serde_json::{Value, json};
 use sqlx::types::Json;
 
-use crate::support::{
-    PATIENCE, Process, Server, SimulatorProcess, TERMINAL, binary, eventually, run, scratch, worker_process,
-};
+use crate::support::{Process, Server, SimulatorProcess, TERMINAL, binary, eventually, run, scratch, worker_process};
 
 const TENANTS: [&str; 4] = ["acme", "globex", "initech", "umbrella"];
 const JOBS: usize = 2_000;
@@ -83,16 +81,12 @@ async fn unfinished(store: &Store) -> Option<i64> {
 }
 
 async fn progress(store: &Store, before: Option<i64>) {
-    let looks = PATIENCE.as_millis() / 50;
-    for _ in 0..looks {
-        match (before, unfinished(store).await) {
-            (Some(before), Some(now)) if now + 60 > before && now > 0 => {}
-            (_, None) => {}
-            _ => return,
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("no progress within {PATIENCE:?}");
+    eventually("progress", async || match (before, unfinished(store).await) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(before), Some(now)) => now + 60 <= before || now == 0,
+    })
+    .await;
 }
 
 async fn check_jobs(store: &Store, ids: &[i64]) {

@@ -202,8 +202,8 @@ async fn a_payload_that_does_not_decode_is_a_dead_letter() {
     register_kinds(&db.store, &[KindSpec::of::<Hasty>()]).await.expect("registers");
     let ids = db
         .enqueue(vec![
-            json!({ "kind": "hasty", "payload": { "hangs": "yes" } }),
-            json!({ "kind": "hasty", "payload": { "hangs": false, "more": 1 } }),
+            json!({ "kind": "hasty", "payload": { "hangs": "ann@example.com" } }),
+            json!({ "kind": "hasty", "payload": { "hangs": false, "+15551234567": 1 } }),
             json!({ "kind": "hasty", "payload": { "hangs": false } }),
         ])
         .await;
@@ -213,6 +213,16 @@ async fn a_payload_that_does_not_decode_is_a_dead_letter() {
     let reason = || ("payload_invalid".to_owned(), "permanent".to_owned());
     assert_eq!(dead(&db).await, [(ids[0], reason().0, reason().1, 0), (ids[1], reason().0, reason().1, 0)]);
     assert_eq!(db.told(ids[2]).await, ["job.completed"]);
+    // What is kept of it says where, and quotes nothing of the payload, which may be personal.
+    let kept: Vec<(String,)> = db
+        .rows(
+            "select d.error ->> 'message' from backhaul.dead_letters d
+             union all select payload::text from backhaul.outbox_events where type = 'dev.backhaul.job.dead'",
+        )
+        .await;
+    let kept: Vec<String> = kept.into_iter().map(|(text,)| text).collect();
+    assert_eq!(kept.iter().filter(|text| text.contains("at hangs, line 1")).count(), 2, "{kept:?}");
+    assert!(kept.iter().all(|text| !text.contains("ann@") && !text.contains("1555")), "{kept:?}");
 }
 
 /// A newer version of a kind is left to a worker that knows it, and so is a kind that nobody here knows.

@@ -214,6 +214,26 @@ async fn the_programs_kinds_are_registered() {
     assert_eq!(output["kinds"].as_u64(), Some(specs.len() as u64));
 }
 
+/// A worker adds what is missing. One of an older program that restarts during a roll-out takes nothing back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_changes_no_constants() {
+    let db = database().await;
+    register_kinds(&db.store, &[KindSpec { max_attempts: 7, ..KindSpec::of::<Toy>() }]).await.expect("registers");
+    let env = ToyEnv::new();
+    db.toys(&[Toy::new(1)]).await;
+    let worker = Worker::start(&db, &env);
+    db.drained().await;
+    worker.stop().await;
+    let tries = "select max_attempts from backhaul.kinds where kind = 'toy'";
+    assert_eq!(db.one::<i16>(tries).await, 7);
+    db.run("delete from backhaul.kinds").await;
+    let worker = Worker::start(&db, &env);
+    eventually("the worker adds its kind", async || db.one::<i64>("select count(*) from backhaul.kinds").await == 1)
+        .await;
+    worker.stop().await;
+    assert_eq!(db.one::<i16>(tries).await, 4);
+}
+
 /// The constants of a new build replace the old ones; kinds of other programs stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn registering_again_updates_and_forgets_nobody() {

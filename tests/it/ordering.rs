@@ -226,7 +226,8 @@ async fn late_commits_keep_mutual_exclusion() {
                         .execute(&mut *transaction)
                         .await
                         .expect("enqueues");
-                    // The producer's own pace: its commits come late and overlap with the others'.
+                    // Slow on purpose: late commits that overlap with the others' are what this is about, and while one
+                    // producer waited for another they would not come in every order.
                     tokio::time::sleep(Duration::from_millis((producer * 7 + round * 3) as u64 % 11)).await;
                 }
                 transaction.commit().await.expect("commits");

@@ -36,7 +36,7 @@ async fn produce(url: String, producer: i64, done: Arc<AtomicBool>) -> Vec<i64> 
     let mut connection: Option<PgConnection> = None;
     let mut n = producer * 1_000_000;
     while !done.load(Ordering::Relaxed) {
-        // The producer's own pace.
+        // Slow on purpose: jobs come as long as there are faults, and not more than workers get done between two.
         tokio::time::sleep(Duration::from_millis(3)).await;
         let Some(open) = &mut connection else {
             connection = PgConnection::connect(&url).await.ok();

@@ -1,6 +1,7 @@
 //! The hot statements read what they need and no more, whatever the statistics say: pinned by what Postgres counts
 //! itself, with a long backlog, never analysed, and with a snapshot that keeps every dead row alive.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use sqlx::{Acquire, PgConnection, types::Json};
 use uuid::Uuid;
@@ -9,6 +10,9 @@ use crate::support::{Database, Toy, database};
 
 /// Waiting jobs. `BACKHAUL_TEST_BACKLOG` says how many for a longer run.
 const BACKLOG: i64 = 60_000;
+
+/// How many jobs of a tenant the receiver of these tests counts at most.
+const COUNTED: i64 = 100;
 
 /// What one statement read.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -56,6 +60,23 @@ impl Bench {
     {
         sqlx::query("select pg_stat_force_next_flush()").execute(&mut *self.connection).await.expect("flushes");
         sqlx::query_scalar(sql).fetch_one(&mut *self.connection).await.expect(sql)
+    }
+
+    /// What the webhook receiver counts of a tenant's jobs, up to `COUNTED`, and where its next count begins. Reads no more.
+    async fn count(&mut self, from: Option<DateTime<Utc>>, when: &str) -> (i64, DateTime<Utc>) {
+        let before = counters(&mut self.connection).await;
+        let counted: (i64, DateTime<Utc>) =
+            sqlx::query_as("select jobs, due_from from backhaul.backlog(array['default'], array[$1], $2)")
+                .bind(from)
+                .bind(COUNTED)
+                .fetch_one(&mut *self.connection)
+                .await
+                .expect("counts");
+        let after = counters(&mut self.connection).await;
+        assert_eq!(after.scans, before.scans, "no table that grows is scanned, {when}");
+        let read = after.entries - before.entries;
+        assert!(read <= 2 * COUNTED + 50, "a count of {COUNTED} read {read} entries, {when}");
+        counted
     }
 
     async fn claim(&mut self, want: i32) -> (Vec<i64>, Vec<i64>) {
@@ -140,7 +161,7 @@ async fn sleeping_cursors_are_not_passed_over() {
         assert_eq!(ids.len(), 1);
         bench.settle(&ids, &leases).await;
         assert_eq!(bench.claim(5).await.0, [0_i64; 0]);
-        let _: Option<chrono::DateTime<chrono::Utc>> = bench.one("select backhaul.next_due()").await;
+        let _: Option<DateTime<Utc>> = bench.one("select backhaul.next_due()").await;
         let read = bench.one::<i64>(cursors).await - before;
         assert!(read <= 50, "{read} cursors were read in round {round}");
         db.run(
@@ -162,10 +183,12 @@ async fn claims_and_settles_read_what_they_take() {
     for n in 0..8 {
         db.toys(&[Toy::new(n)]).await;
         db.run("analyze backhaul.jobs").await;
+        assert_eq!(bench.count(None, "with nothing").await.0, 1);
         let (ids, leases) = bench.claim(5).await;
         bench.settle(&ids, &leases).await;
     }
     backlog(&db).await;
+    assert_eq!(bench.count(None, "with a backlog").await.0, COUNTED);
     bench.check(10, "with a backlog").await;
     bench.check(1_000, "with a backlog").await;
 
@@ -176,6 +199,7 @@ async fn claims_and_settles_read_what_they_take() {
          from generate_series(1, 20000) n",
     )
     .await;
+    assert_eq!(bench.count(None, "before 20,000 jobs of tomorrow").await.0, COUNTED);
     bench.check(10, "before 20,000 jobs of tomorrow").await;
     bench.check(1_000, "before 20,000 jobs of tomorrow").await;
 
@@ -190,10 +214,56 @@ async fn claims_and_settles_read_what_they_take() {
         let (ids, leases) = bench.claim(1_000).await;
         bench.settle(&ids, &leases).await;
     }
+    // Due rows that are promoted leave dead entries too, which a count begins behind.
+    db.run(
+        "insert into backhaul.jobs (kind, tenant, max_attempts, deadline_at, due_at, payload)
+         select 'toy', 'default', 4, now() + interval '3 days', now() - interval '1 hour', '{\"n\": 0}'
+         from generate_series(1, 5000);
+         select backhaul.promote(5000, '-infinity')",
+    )
+    .await;
+    let from = Utc::now() - TimeDelta::minutes(30);
+    let (jobs, from) = bench.count(Some(from), "behind 10,000 dead rows that a snapshot keeps").await;
+    assert_eq!((jobs, from > Utc::now() - TimeDelta::minutes(10)), (COUNTED, true));
     bench.check(10, "behind 10,000 dead rows that a snapshot keeps").await;
     bench.check(1_000, "behind 10,000 dead rows that a snapshot keeps").await;
     held.rollback().await.expect("ends");
 
     db.run("analyze").await;
     bench.check(1_000, "with fresh statistics").await;
+}
+
+/// A sink's batch costs its events, however many there are before and behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sinks_batch_reads_its_own_events() {
+    let db = database().await;
+    let mut bench = Bench::new(&db).await;
+    let events = "select sum(idx_tup_read)::bigint + sum(seq_tup_read)::bigint from pg_stat_user_tables t
+        join pg_stat_user_indexes i using (relid) where t.schemaname = 'backhaul' and t.relname in ('events_0', 'seals')";
+    let append = |from: i64, to: i64| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+            "insert into backhaul.events (event_id, occurred_at, type, tenant, subject, data)
+             select gen_random_uuid(), now(), 't', 'acme', 's', '' from generate_series({from}, {to})"
+        )))
+        .execute(db.store.pool())
+    };
+    // The session plans while there is next to nothing.
+    for n in 1..=8 {
+        append(n, n).await.expect("appends");
+        db.run("select backhaul.seal(100)").await;
+        let read: i64 = bench.one("select count(*) from backhaul.sealed_after(0)").await;
+        assert_eq!(read, 1, "one seal");
+    }
+    append(9, 30_000).await.expect("appends");
+    while db.one::<i32>("select backhaul.seal(500)").await == 500 {}
+    let before: i64 = bench.one(events).await;
+    let (first, last): (i64, i64) = sqlx::query_as("select min(seq), max(seq) from backhaul.sealed_after(20000)")
+        .fetch_one(&mut *bench.connection)
+        .await
+        .expect("reads");
+    let read = bench.one::<i64>(events).await - before;
+    assert_eq!(first, 20_001);
+    assert!(last - first < 500);
+    // Each event by its id, and the seal; the counters' own join multiplies by indexes.
+    assert!(read <= 3 * 500 + 50, "a batch of at most 500 read {read} entries");
 }

@@ -1,5 +1,6 @@
 //! A preview says what a job would do, and does nothing: neither here nor at the upstream.
 
+mod crm_records;
 mod crm_sync;
 mod enrichment;
 mod handshake;
@@ -90,7 +91,7 @@ fn assert_same_request(announced: &Value, sent: &Value) {
     let path = sent["path"].as_str().expect("a path");
     assert!(endpoint.ends_with(path), "{endpoint} is not {path}");
     assert_eq!(announced["body"], sent["body"]);
-    for name in ["if-match", "if-none-match", "idempotency-key", "content-type", "accept"] {
+    for name in ["if-match", "if-none-match", "if-unmodified-since", "idempotency-key", "content-type", "accept"] {
         assert_eq!(announced["headers"][name], sent["headers"][name], "{name}");
     }
     assert_eq!(announced["headers"]["authorization"], "(not shown)");

@@ -57,6 +57,7 @@ async fn produce(url: String, producer: u64, produced: Arc<Produced>) {
                     .await
                     .expect("enqueues");
             jobs.push((id, n));
+            // Here and below slow on purpose: that transactions of all lengths overlap is what this is about.
             if random.random_bool(0.3) {
                 tokio::time::sleep(Duration::from_millis(random.random_range(0..30))).await;
             }

@@ -4,15 +4,25 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::Stdio,
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
 
-use backhaul_engine::Job;
+use backhaul_engine::{Failure, Job, JobContext, KindSpec, Registry, register_kinds};
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    metrics::{
+        PeriodicReader, SdkMeterProvider, Temporality,
+        data::{AggregatedMetrics, GaugeDataPoint, MetricData, ResourceMetrics, ScopeMetrics},
+        exporter::PushMetricExporter,
+    },
+};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Toy, binary, database, eventually, target_dir};
+use crate::support::{PATIENCE, Toy, Worker, binary, database, eventually, target_dir};
 
 /// One export: the path it came to, its `authorization` header and its body.
 pub(crate) struct Export {
@@ -107,9 +117,10 @@ async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
     let database = database().await;
     let (url, exports) = receiver();
     let mut worker = binary();
-    worker.args(["work", "--until-stdin-ends"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    worker.args(["work", "--until-stdin-ends"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     worker.env("DATABASE_URL", &database.url).env("BACKHAUL__PROFILES__DIR", target_dir());
     worker.env("BACKHAUL__TELEMETRY__OTLP_ENDPOINT", &url).env("BACKHAUL__SINKS__FILE__PATH", "");
+    worker.env("BACKHAUL_LOG", "info");
     // Nothing but the end of the process makes it send.
     worker.env("BACKHAUL__TELEMETRY__EXPORT_INTERVAL_S", "3600");
     let mut worker = worker.spawn().expect("spawns");
@@ -122,11 +133,94 @@ async fn a_worker_exports_metrics_and_sends_the_last_ones_when_it_stops() {
     })
     .await;
     drop(worker.stdin.take());
-    assert!(worker.wait().expect("ends").success());
+    let ended = worker.wait_with_output().expect("ends");
+    assert!(ended.status.success());
+    let log = String::from_utf8_lossy(&ended.stderr);
+    assert!(log.contains("backhaul_engine") && !log.contains("apalis"), "what the engine says is said once: {log}");
+    assert!(log.contains("working") && log.contains("stopped"), "nothing that it says is lost: {log}");
     let metrics = exports.try_iter().find(|export| export.path == "/v1/metrics").expect("metrics were exported");
     assert!(contains(&metrics.body, "backhaul"), "the engine's metrics are among them");
     assert!(contains(&metrics.body, "backhaul.job.success_ratio"), "one job ended, so there is a ratio");
     assert!(contains(&metrics.body, "backhaul.sink.behind"), "there is a sink");
+}
+
+/// A kind of this test's own: the meter provider of the process hears of all tests' workers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Mortal {
+    dies: bool,
+}
+
+impl Job for Mortal {
+    const KIND: &'static str = "mortal";
+    type Env = ();
+
+    async fn run(&self, (): &(), _: &mut JobContext) -> Result<(), Failure> {
+        if self.dies { Err(Failure::permanent("it_dies", "as it was told")) } else { Ok(()) }
+    }
+}
+
+/// Keeps the ratios of mortals that were last exported.
+#[derive(Debug, Clone, Default)]
+struct Ratios(Arc<Mutex<Vec<f64>>>);
+
+impl PushMetricExporter for Ratios {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        let metrics = metrics.scope_metrics().flat_map(ScopeMetrics::metrics);
+        let mut ratios = Vec::new();
+        for metric in metrics.filter(|metric| metric.name() == "backhaul.job.success_ratio") {
+            let AggregatedMetrics::F64(MetricData::Gauge(gauge)) = metric.data() else { continue };
+            let mortal = KeyValue::new("kind", Mortal::KIND);
+            let points = gauge.data_points().filter(|point| point.attributes().any(|label| *label == mortal));
+            ratios.extend(points.map(GaugeDataPoint::value));
+        }
+        *self.0.lock().expect("no panic under the lock") = ratios;
+        Ok(())
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn temporality(&self) -> Temporality {
+        Temporality::Cumulative
+    }
+}
+
+/// A worker that was given up for dead lives on under another id, and counts on where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_lives_are_counted_together() {
+    let ratios = Ratios::default();
+    let meters = SdkMeterProvider::builder().with_reader(PeriodicReader::builder(ratios.clone()).build()).build();
+    opentelemetry::global::set_meter_provider(meters.clone());
+    let db = database().await;
+    register_kinds(&db.store, &[KindSpec::of::<Mortal>()]).await.expect("registers");
+    let registry = || {
+        let mut registry = Registry::new();
+        registry.add::<Mortal>(Arc::new(()));
+        registry
+    };
+    let worker = Worker::start_kinds(db.store.clone(), registry, Vec::new, Worker::patient());
+    let mortals = async |dies: bool| {
+        db.enqueue(vec![serde_json::json!({ "kind": "mortal", "payload": { "dies": dies } }); 2]).await;
+        db.drained().await;
+    };
+    mortals(false).await;
+    let first: uuid::Uuid = db.one("select id from backhaul.workers").await;
+    db.run("delete from backhaul.workers").await;
+    eventually("it lives again", async || {
+        db.one::<Option<uuid::Uuid>>("select max(id::text)::uuid from backhaul.workers")
+            .await
+            .is_some_and(|id| id != first)
+    })
+    .await;
+    mortals(true).await;
+    worker.stop().await;
+    tokio::task::spawn_blocking(move || meters.force_flush()).await.expect("does not panic").expect("flushes");
+    assert_eq!(*ratios.0.lock().expect("no panic under the lock"), [50.0]);
 }
 
 #[tokio::test]

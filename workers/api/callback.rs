@@ -9,6 +9,7 @@ use backhaul_outbound::{
 };
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{failure::Trouble, session::Exchange};
@@ -17,15 +18,24 @@ use super::{failure::Trouble, session::Exchange};
 const RECEIVER: &str = "callback";
 /// Longest part of a bucket's name.
 const BUCKET_PART_MAX: usize = 40;
+/// Bytes of a name's hash that tell it apart from others that would look alike in a bucket's name.
+const MARK_BYTES: usize = 4;
 
 /// The bucket that a receiver's 429 closes: `sort/name`, its own, so that one busy receiver does not stop the others.
+/// Dots become `_`; of a name that is too long or has other signs, the end is a part of its hash.
 pub fn bucket(sort: &str, name: &str) -> String {
-    let plain: String = name
-        .chars()
-        .map(|char| if char.is_ascii_alphanumeric() || char == '-' { char.to_ascii_lowercase() } else { '_' })
-        .take(BUCKET_PART_MAX)
-        .collect();
-    format!("{sort}/{plain}")
+    let name = name.to_ascii_lowercase();
+    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let whole = name.len() <= BUCKET_PART_MAX && name.bytes().all(|byte| letters(byte) || byte == b'.');
+    let shown = if whole { BUCKET_PART_MAX } else { BUCKET_PART_MAX - 2 * MARK_BYTES - 1 };
+    let plain = name.bytes().take(shown).map(|byte| if letters(byte) { char::from(byte) } else { '_' });
+    let mut bucket = format!("{sort}/");
+    bucket.extend(plain);
+    if !whole {
+        bucket.push('-');
+        bucket.extend(Sha256::digest(&name).iter().take(MARK_BYTES).map(|byte| format!("{byte:02x}")));
+    }
+    bucket
 }
 
 /// The name of the receiver at `url`: its host.
@@ -132,6 +142,21 @@ mod tests {
         assert_eq!(bucket("callback", &host("https://Hooks.example.com:8443/a")), "callback/hooks_example_com");
         let refused = CallError::Connect { detail: "refused".into() };
         assert!(matches!(failure(Err(refused)), Failure::Transient { .. }));
+    }
+
+    /// Long names of one customer, and names that differ in other signs, are told apart, within a bucket's 40 letters.
+    #[test]
+    fn receivers_do_not_share_a_bucket() {
+        let long = |tail: &str| format!("https://a-customer-with-a-rather-long-name.hooks.{tail}.example.com/");
+        let (first, second) = (bucket(RECEIVER, &host(&long("eu"))), bucket(RECEIVER, &host(&long("us"))));
+        assert_ne!(first, second);
+        assert!(first.starts_with("callback/a-customer-with-a-rather-long-n-"), "{first}");
+        assert_eq!(first.len(), "callback/".len() + BUCKET_PART_MAX);
+        assert_ne!(bucket(RECEIVER, "a_b.example"), bucket(RECEIVER, "a.b.example"));
+        assert_ne!(bucket(RECEIVER, "[::1]"), bucket(RECEIVER, "[1::]"));
+        assert_eq!(bucket(RECEIVER, "A.example"), bucket(RECEIVER, "a.example"));
+        let exact = "x".repeat(BUCKET_PART_MAX);
+        assert_eq!(bucket(RECEIVER, &exact), format!("callback/{exact}"));
     }
 
     /// Covers row 59: hosts that are not listed and texts that programs read in different ways are refused.

@@ -2,6 +2,7 @@
 
 use backhaul_engine::{Cause, Failure};
 use backhaul_outbound::{CallError, Class, Reply};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::personal_data;
@@ -26,6 +27,8 @@ pub struct Upstream {
     pub http_status: Option<u16>,
     /// `cxone`, `genesys`, `crm`, or `callback` for a receiver of callbacks.
     pub provider: &'static str,
+    /// The error code of the answer, where it has one and it is a word.
+    pub error_code: Option<String>,
     /// One line for operators: endpoint, status, request id. No part of a body but an error code.
     pub detail: String,
 }
@@ -34,18 +37,25 @@ impl Trouble {
     /// The trouble with a reply that is not a success.
     pub fn of_reply(class: Class, reply: &Reply, provider: &'static str, endpoint: &str) -> Self {
         let mut detail = format!("{provider} {endpoint} answered {} (request {})", reply.status, reply.request_id);
-        if let Some(code) = error_code(&reply.body) {
+        let error_code = error_code(&reply.body);
+        if let Some(code) = &error_code {
             detail.push_str(&format!(", error code {code}"));
         }
-        Self::new(class, Some(reply.status), provider, detail)
+        Self::new(class, Some(reply.status), provider, detail, error_code)
     }
 
     /// The trouble with a call that got no answer.
     pub fn of_error(class: Class, error: &CallError, provider: &'static str, endpoint: &str) -> Self {
-        Self::new(class, error.http_status(), provider, format!("{provider} {endpoint}: {error}"))
+        Self::new(class, error.http_status(), provider, format!("{provider} {endpoint}: {error}"), None)
     }
 
-    fn new(class: Class, http_status: Option<u16>, provider: &'static str, detail: String) -> Self {
+    fn new(
+        class: Class,
+        http_status: Option<u16>,
+        provider: &'static str,
+        detail: String,
+        error_code: Option<String>,
+    ) -> Self {
         let code = match &class {
             Class::Ok => "unexpected_success",
             Class::Permanent { code } | Class::AuthBlocked { code, .. } | Class::Transient { code, .. } => code,
@@ -53,7 +63,20 @@ impl Trouble {
             Class::Conflict => "unexpected_conflict",
             Class::Throttled { .. } => "throttled",
         };
-        Self::Upstream(Box::new(Upstream { class, code, http_status, provider, detail }))
+        Self::Upstream(Box::new(Upstream { class, code, http_status, provider, error_code, detail }))
+    }
+
+    /// Says that the bucket is closed until then, where the upstream says so by the error code `spent` of a 403.
+    #[must_use]
+    pub fn throttled_by(mut self, spent: &str, bucket: String, until: DateTime<Utc>) -> Self {
+        if let Self::Upstream(upstream) = &mut self
+            && upstream.http_status == Some(403)
+            && upstream.error_code.as_deref() == Some(spent)
+        {
+            upstream.code = "throttled";
+            upstream.class = Class::Throttled { bucket, until };
+        }
+        self
     }
 
     /// Whether somebody else changed the resource.
@@ -69,6 +92,11 @@ impl Trouble {
     /// Whether the upstream knows no such resource.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Upstream(upstream) if matches!(upstream.http_status, Some(404 | 410)))
+    }
+
+    /// Whether the upstream took the request and refused what it says.
+    pub fn is_rejected(&self) -> bool {
+        matches!(self, Self::Upstream(upstream) if matches!(upstream.http_status, Some(400 | 422)))
     }
 
     /// Gives a client's own names to general codes, as `[("not_found", "widget_not_found")]`.
@@ -89,7 +117,7 @@ impl From<Trouble> for Failure {
             Trouble::Withheld(failure) => return failure,
             Trouble::Upstream(upstream) => *upstream,
         };
-        let Upstream { class, code, http_status, provider, detail } = upstream;
+        let Upstream { class, code, http_status, provider, detail, error_code: _ } = upstream;
         let down = matches!(class, Class::Transient { .. } | Class::Ambiguous { .. }).then_some(provider);
         let cause = Cause { http_status, down, ..Cause::new(code, detail) };
         match class {
@@ -117,7 +145,15 @@ impl From<Failure> for Trouble {
 /// The error code in an error body, where it is a word; anything else could echo the payload.
 fn error_code(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    let members = [body.get("code"), body.get("error").and_then(|error| error.get("code")), body.get("error")];
+    // Salesforce tells several errors, HubSpot the category of one.
+    let body = body.get(0).unwrap_or(&body);
+    let members = [
+        body.get("code"),
+        body.get("error").and_then(|error| error.get("code")),
+        body.get("error"),
+        body.get("errorCode"),
+        body.get("category"),
+    ];
     let code = members.into_iter().flatten().find_map(Value::as_str)?;
     let word = (1..=64).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
@@ -126,8 +162,6 @@ fn error_code(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, Utc};
-
     use super::*;
 
     fn trouble(class: Class, http_status: Option<u16>) -> Trouble {
@@ -136,7 +170,7 @@ mod tests {
             _ => "other",
         };
         let detail = "cxone widget answered".to_owned();
-        Trouble::Upstream(Box::new(Upstream { class, code, http_status, provider: "cxone", detail }))
+        Trouble::Upstream(Box::new(Upstream { class, code, http_status, provider: "cxone", error_code: None, detail }))
     }
 
     /// Covers row 25, row 26, row 28: the class decides and the status is kept.
@@ -167,6 +201,8 @@ mod tests {
     fn only_a_word_is_taken_from_error_bodies() {
         assert_eq!(error_code(br#"{"error": {"code": "validation_failed"}}"#).as_deref(), Some("validation_failed"));
         assert_eq!(error_code(br#"{"error": "invalid_grant"}"#).as_deref(), Some("invalid_grant"));
+        let salesforce = br#"[{"errorCode": "REQUEST_LIMIT_EXCEEDED", "message": "of 123-45-6789"}]"#;
+        assert_eq!(error_code(salesforce).as_deref(), Some("REQUEST_LIMIT_EXCEEDED"));
         assert_eq!(error_code(br#"{"code": "ssn 123-45-6789 is wrong"}"#), None);
         assert_eq!(error_code(br#"{"code": "123-45-6789"}"#).as_deref(), Some("[SSN]"));
         assert_eq!(error_code(b"<html>"), None);

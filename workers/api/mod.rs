@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod callback;
 pub mod channels;
+mod crm_record;
 pub mod failure;
 pub mod precondition;
 pub mod profiles;

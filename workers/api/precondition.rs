@@ -3,8 +3,9 @@
 use backhaul_engine::Failure;
 use backhaul_outbound::{
     OccMode, Reply,
-    header::{HeaderName, HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED},
+    header::{DATE, HeaderName, HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED},
 };
+use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -22,18 +23,43 @@ pub struct Standing {
     pub last_modified: Option<String>,
     /// The body's `updatedAt` or `updated_at`, as it was sent.
     pub updated_at: Option<String>,
+    /// The answer's `Date`, as it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
+    /// The CRM's own id of a flat record, where changes go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
 }
 
 impl Standing {
     /// The marks of `reply`, whose body is `document`.
     pub fn of(reply: &Reply, document: &Value) -> Self {
         let text = |member: &str| document.get(member).and_then(Value::as_str).map(str::to_owned);
+        let header = |name| reply.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self {
             etag: reply.etag().map(str::to_owned),
             version: document.get("version").and_then(Value::as_u64),
-            last_modified: reply.headers.get(LAST_MODIFIED).and_then(|value| value.to_str().ok()).map(str::to_owned),
+            last_modified: header(LAST_MODIFIED),
             updated_at: text("updatedAt").or_else(|| text("updated_at")),
+            date: header(DATE),
+            record: None,
         }
+    }
+
+    /// Whether the mark that `mode` asks for counts whole seconds and the resource was read in the very second of its
+    /// last change. Another change in the rest of that second would leave the mark as it is, so that a write would
+    /// overwrite it. False where an answer does not tell its time.
+    pub fn is_too_fresh(&self, mode: OccMode) -> bool {
+        let http = |text: &Option<String>| DateTime::parse_from_rfc2822(text.as_deref()?).ok();
+        let changed = match mode {
+            OccMode::IfUnmodifiedSince => http(&self.last_modified),
+            OccMode::UpdatedStamp => {
+                self.updated_at.as_deref().and_then(|text| DateTime::parse_from_rfc3339(text).ok())
+            }
+            OccMode::Etag | OccMode::BodyVersion | OccMode::IfMatchVersion | OccMode::None => None,
+        };
+        let changed = changed.filter(|changed| changed.timestamp_subsec_nanos() == 0);
+        matches!((changed, http(&self.date)), (Some(changed), Some(date)) if date <= changed)
     }
 
     /// Whether the mark that `mode` asks for was read.
@@ -100,6 +126,8 @@ mod tests {
             version: Some(41),
             last_modified: Some("Sun, 01 Mar 2026 10:00:30 GMT".to_owned()),
             updated_at: Some("2026-03-01T10:00:30Z".to_owned()),
+            date: Some("Sun, 01 Mar 2026 10:00:31 GMT".to_owned()),
+            record: None,
         }
     }
 
@@ -140,5 +168,17 @@ mod tests {
             let failure = Standing::default().condition(mode, &mut Map::new()).expect_err("nothing was read");
             assert_eq!(failure.code(), "precondition_missing");
         }
+    }
+    /// A mark of whole seconds says nothing of the second that is still going on.
+    #[test]
+    fn a_mark_of_the_second_that_is_not_over_is_too_fresh() {
+        let same = Standing { date: Some("Sun, 01 Mar 2026 10:00:30 GMT".to_owned()), ..standing() };
+        for mode in [OccMode::IfUnmodifiedSince, OccMode::UpdatedStamp] {
+            assert!(same.is_too_fresh(mode) && !standing().is_too_fresh(mode), "{mode}");
+            assert!(!Standing { date: None, ..same.clone() }.is_too_fresh(mode));
+        }
+        let finer = Standing { updated_at: Some("2026-03-01T10:00:30.120Z".to_owned()), ..same.clone() };
+        assert!(!finer.is_too_fresh(OccMode::UpdatedStamp), "this one tells parts of a second");
+        assert!(!same.is_too_fresh(OccMode::Etag) && !same.is_too_fresh(OccMode::None));
     }
 }

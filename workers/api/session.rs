@@ -7,7 +7,7 @@ use backhaul_engine::{
     preview::{PlannedRequest, PreviewContext},
 };
 use backhaul_outbound::{
-    Call, Class, Client, IdemOn, Provider, Reply, classify, client,
+    Call, Class, Client, IdemOn, Provider, Reply, classify,
     header::{HeaderName, HeaderValue},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -60,7 +60,7 @@ impl<'e> Session<'e> {
     /// # Errors
     /// The failure that sending it would end in before anything left.
     pub fn show(&self, call: &Call<'_>) -> Result<PlannedRequest, Failure> {
-        let url = client::target(self.provider, call).map_err(|error| {
+        let url = self.client.target(&self.tenant, self.provider, call).map_err(|error| {
             let class = classify(Err(&error), &self.provider.retry, self.now());
             Failure::from(Trouble::of_error(class, &error, self.provider.name, call.endpoint))
         })?;

@@ -111,10 +111,9 @@ fn insert_changes(body: &mut Map<String, Value>, what: &str, changes: &[Change])
 /// others. What repairs the CRM's record says which life of which job does: the record may need the same repair once more,
 /// and a CRM that honours keys would answer for the first one and change nothing. Its parts are length-prefixed, so that no
 /// two lists of parts read alike.
-pub fn idempotency_key(tenant: &str, thread: &Thread, body: &Map<String, Value>, repair: Option<Life>) -> String {
-    let body = Value::Object(body.clone());
+pub fn idempotency_key(tenant: &str, thread: &Thread, body: &Value, repair: Option<Life>) -> String {
     // A `Value` with string keys always has a canonical form; its plain text would serve as well.
-    let body = serde_json_canonicalizer::to_string(&body).unwrap_or_else(|_| body.to_string());
+    let body = serde_json_canonicalizer::to_string(body).unwrap_or_else(|_| body.to_string());
     let version = thread.version.map(|version| version.to_string()).unwrap_or_default();
     let mut hash = Sha256::new();
     let repair = repair.map(|life| format!("{}/{}", life.job, life.replays));

@@ -67,8 +67,9 @@ pub(super) async fn preview(job: &CrmSync, env: &Env, ctx: &mut PreviewContext) 
     let crm = configured(profile.crm.as_ref(), "crm", &tenant)?;
     let source = profile.cxone.as_ref().map(|cxone| SourceThreads::new(Session::preview(&env.client, cxone, ctx)));
     let reveals = ctx.reveals();
-    let redaction = Redaction::new(move |_| !reveals).hiding(if reveals { &[] } else { PERSONAL });
     let crm = CrmThreads::new(Session::preview(&env.client, crm, ctx));
+    let hidden = PERSONAL.iter().map(|member| (*member).to_owned()).chain(crm.texts()).collect();
+    let redaction = Redaction::new(move |_| !reveals).hiding(if reveals { Vec::new() } else { hidden });
     let life = Life { job: ctx.job().unwrap_or(0), replays: ctx.replays() };
     Asking { crm, source, settings, redaction, life }.answer(request, ctx).await
 }
@@ -142,19 +143,30 @@ impl Asking<'_> {
             return Ok(Err("crm_thread_missing"));
         }
         let count = plan.chunks.len();
-        let (mut waiting, mut vanished) = (Vec::new(), false);
+        let (mut waiting, mut vanished, mut promised) = (Vec::new(), false, false);
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let step = life.step(&format!("push-{number}-{}-of-{count}", index + 1));
+            let which = format!("{number}-{}-of-{count}", index + 1);
+            let step = life.step(&format!("push-{which}"));
             match ctx.step_result::<Pushed>(&step)? {
-                Some(pushed) => vanished |= pushed.vanished,
+                Some(pushed) => {
+                    vanished |= pushed.vanished;
+                    let confirmed = ctx.step_result::<Pushed>(&life.step(&format!("confirm-{which}")))?;
+                    promised |= pushed.accepted_at.is_some() && confirmed.is_none();
+                }
                 None => waiting.push(Waiting { chunk, begun: ctx.is_begun(&step) }),
             }
         }
-        if vanished && waiting.is_empty() {
+        if vanished && waiting.is_empty() && !promised {
             return Ok(Err("crm_thread_vanished"));
         }
         let repair = pass.why().map(|_| life);
-        self.rest((ctx.tenant(), thread, repair), &plan, &waiting, read).map(Ok)
+        let preview = self.rest((ctx.tenant(), thread, repair), &plan, &waiting, read)?;
+        Ok(Ok(match promised {
+            true => {
+                preview.note("the CRM has accepted a request for later; the job looks again until the record shows it")
+            }
+            false => preview,
+        }))
     }
 
     /// The plan that the job would go on with, and the life that made it.
@@ -185,9 +197,9 @@ impl Asking<'_> {
         let (record, ground) = match read {
             None => (None, Ground::Absent),
             Some((document, standing)) => {
-                let record = Record::parse(document);
+                let record = Record::parse(document.clone());
                 let record = record.map_err(|problem| Failure::permanent("crm_reply_invalid", problem))?;
-                (Some(record), Ground::Known(standing))
+                (Some(record), Ground::Read(document, standing))
             }
         };
         let push = |chunk| Push { crm: &self.crm, tenant, thread, chunk, base: &plan.base, repair };
@@ -210,7 +222,8 @@ impl Asking<'_> {
             let preview = Preview { current, ..Preview::new(Verdict::AlreadyApplied) };
             return Ok(match waiting.first() {
                 None if done > 0 => preview.note("earlier attempts have sent everything that changes it"),
-                Some(Waiting { chunk, begun: false }) => {
+                // A record is read again before it is written, and then there is nothing to write.
+                Some(Waiting { chunk, begun: false }) if !self.crm.writes_whole_lists() => {
                     let request = Some(self.show(&push(chunk), &ground, chunk)?);
                     let why = "the job has not sent anything yet: it would send the request, and change nothing by it";
                     Preview { request, ..preview }.note(why)
@@ -232,11 +245,8 @@ impl Asking<'_> {
     }
 
     fn show(&self, push: &Push<'_>, ground: &Ground, chunk: &Chunk) -> Result<PlannedRequest, Failure> {
-        let Next { condition, body, key } = push.next(ground, chunk)?;
-        let mut request = match condition {
-            Some(condition) => self.crm.show_patch(&push.thread.id, condition, body, &key)?,
-            None => self.crm.show_create(body, &key)?,
-        };
+        let Next { write, key } = push.next(ground, chunk)?;
+        let mut request = self.crm.show(&write, &key)?;
         request.body = self.redaction.show(&request.body);
         Ok(request)
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use backhaul_engine::{AuditEvent, Done, Failure, JobContext};
+use chrono::TimeDelta;
 use serde_json::Value;
 
 use super::{
@@ -19,13 +20,17 @@ use crate::{
     Env,
     api::{
         Session,
+        precondition::Standing,
         session::configured,
         threads::{CrmThreads, SourceThreads},
     },
+    look_again::look_again,
     memories::Memories,
     trail::Trail,
 };
 
+/// Longest pause between two looks at a change that the CRM has accepted for later.
+const CONFIRM_PAUSE_MAX: TimeDelta = TimeDelta::minutes(15);
 /// How far up the chain of parents a cycle is looked for.
 const PARENTS_MAX: usize = 16;
 
@@ -165,26 +170,27 @@ impl Sync<'_> {
             let step = life.step(&format!("push-{number}-{}-of-{count}", index + 1));
             let repair = why.map(|_| life);
             let push = Push { crm: &self.crm, tenant: &self.tenant, thread, chunk, base: &plan.base, repair };
-            let last = index + 1 == count;
             let trail = self
                 .event(ctx, thread, event_type, &step, "synced")
                 .with("reason", why)
                 .with("delta_size", plan.delta_size)
                 .with("requests", count);
-            let next = self.next(pass, snapshot)?;
-            let (base, before) = (ground.clone(), sum.clone());
-            let pushed: Pushed = ctx
-                .write_step(&step, |_, begun| async move {
-                    let pushed = push.send(base, begun).await?;
-                    let sum = before.plus(&pushed);
-                    let done = Done::new(pushed);
-                    if !last || sum.vanished {
-                        return Ok(done);
-                    }
-                    let event = sum.tell(trail, plan.standing.as_ref()).event();
-                    Ok(done.audit(event).remember(thread.id.clone(), next))
-                })
-                .await?;
+            let end = End {
+                before: sum.clone(),
+                standing: plan.standing.as_ref(),
+                told: (index + 1 == count).then_some((trail, thread.id.clone(), self.next(pass, snapshot)?)),
+            };
+            let (base, ends, push) = (ground.clone(), end.clone(), &push);
+            let pushed: Pushed =
+                ctx.write_step(&step, |_, begun| async move { Ok(ends.done(push.send(base, begun).await?)) }).await?;
+            let pushed = match pushed.accepted_at {
+                None => pushed,
+                Some(since) => {
+                    let next_look = look_again(since, ctx.now(), CONFIRM_PAUSE_MAX);
+                    let step = life.step(&format!("confirm-{number}-{}-of-{count}", index + 1));
+                    ctx.step(&step, |_| async { Ok(end.done(push.confirmed(pushed, next_look).await?)) }).await?
+                }
+            };
             ground = pushed.standing.clone().map_or(Ground::Unknown, Ground::Known);
             sum = sum.plus(&pushed);
         }
@@ -226,6 +232,31 @@ impl Sync<'_> {
         Trail::new(event_type, ctx.job(), &thread.id, step, status)
             .with("source_version", thread.version)
             .with("source_event", thread.event.map(super::thread::ThreadEvent::as_str))
+    }
+}
+
+/// What is kept of a push.
+#[derive(Clone)]
+struct End<'a> {
+    /// The pushes before it.
+    before: Sum,
+    /// The record as it was planned on.
+    standing: Option<&'a Standing>,
+    /// With the last push: what is told, and what is remembered of which thread.
+    told: Option<(Trail, String, Value)>,
+}
+
+impl End<'_> {
+    /// Nothing is told or remembered of a push that only may still take effect, or that found the thread gone.
+    fn done(self, pushed: Pushed) -> Done<Pushed> {
+        let (sum, pending) = (self.before.plus(&pushed), pushed.accepted_at.is_some());
+        let done = Done::new(pushed);
+        match self.told {
+            Some((trail, id, state)) if !pending && !sum.vanished => {
+                done.audit(sum.tell(trail, self.standing).event()).remember(id, state)
+            }
+            _ => done,
+        }
     }
 }
 

@@ -85,9 +85,13 @@ impl CrmSyncSettings {
     /// # Errors
     /// Everything that is wrong with the table, one line each.
     pub fn of(profile: &Profile) -> Result<Self, Vec<String>> {
-        let settings: Self = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
+        let mut settings: Self = profile.knobs(SECTION).map_err(|error| vec![error.to_string()])?;
         let problems = settings.problems();
         if problems.is_empty() {
+            if profile.crm.as_ref().is_some_and(|crm| crm.record.is_some()) {
+                // A flat record is written as a whole, so that parts would only write it more often.
+                settings.chunk = usize::MAX;
+            }
             return Ok(settings);
         }
         Err(problems.iter().map(|problem| format!("{}: kinds.{SECTION}.{problem}", profile.tenant)).collect())

@@ -41,7 +41,11 @@ struct File {
 struct SourceText {
     name: String,
     path: String,
+    #[serde(default)]
+    proof: Proof,
     event: String,
+    #[serde(default)]
+    event_ids: Vec<String>,
     channel: Option<String>,
     occurred_at: String,
     webhook_id: Option<String>,
@@ -58,6 +62,17 @@ struct SourceText {
     record: BTreeMap<String, Vec<String>>,
     routes: Vec<RouteText>,
     registration: Option<RegistrationText>,
+}
+
+/// What the deliveries of a source prove themselves with.
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Proof {
+    /// As the tenant's profile says.
+    #[default]
+    Signature,
+    /// The tenant's bearer token.
+    Bearer,
 }
 
 #[derive(Deserialize)]
@@ -177,8 +192,19 @@ impl Reader {
         let routes = text.routes.into_iter().enumerate();
         let routes =
             routes.map(|(nth, route)| self.route(&format!("{at}.routes[{nth}]"), route, destinations)).collect();
+        if text.event_ids.iter().any(|word| word.is_empty() || word.contains('.')) {
+            self.problem(&at, "event_ids must be words without dots");
+        }
+        if text.proof == Proof::Bearer && text.delivery_id.is_empty() {
+            self.problem(
+                &at,
+                "delivery_id is needed with proof = \"bearer\": nothing else shows that a delivery is old",
+            );
+        }
         Source {
+            bearer: text.proof == Proof::Bearer,
             event: self.path(&at, &text.event),
+            event_ids: text.event_ids,
             channel: text.channel.map(|path| self.path(&at, &path)),
             occurred_at: self.path(&at, &text.occurred_at),
             webhook_id: text.webhook_id.map(|path| self.path(&at, &path)),

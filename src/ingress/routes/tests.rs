@@ -15,6 +15,7 @@ fn the_shipped_routes_serve_the_contracts_paths() {
         ("/webhooks/acme/cxone", "/webhooks/cxone"),
         ("/api/webhooks/acme/cxone-threads", "/api/webhooks/cxone-threads"),
         ("/webhooks/acme/cxone-profiles", "/webhooks/cxone-profiles"),
+        ("/webhooks/acme/genesys-audits", "/webhooks/genesys-audits"),
     ];
     assert_eq!(paths, expected.map(|(own, bare)| (own.to_owned(), bare.to_owned())));
 }
@@ -45,6 +46,15 @@ fn events_and_channels_are_matched() {
     let threads = routes.source("threads").expect("a source");
     assert!(threads.route("THREAD_SPLIT", None).is_ok());
     assert_eq!(threads.route("THREAD_GONE", None).err(), Some("unmatched_event"));
+}
+
+/// A sender that cannot sign must name its deliveries, or a captured one could be sent again for ever.
+#[test]
+fn bearers_name_their_deliveries() {
+    let text = SHIPPED.replace("delivery_id = [\"id\"]\n", "").replace("[\"entityid\"]", "[\"entity.id\"]");
+    let found = problems(&text);
+    assert!(found.contains("sources.audits: delivery_id is needed with proof = \"bearer\""), "{found}");
+    assert!(found.contains("sources.audits: event_ids must be words without dots"), "{found}");
 }
 
 /// Covers row 82: a path that is more than names and places is refused at the start.

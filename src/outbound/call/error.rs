@@ -52,6 +52,14 @@ pub enum CallError {
         /// The endpoint's Retry-After.
         not_before: Option<DateTime<Utc>>,
     },
+    /// The document that names the API's host did not answer usefully. No business call was made.
+    #[error("the API's host is not known: {detail}")]
+    DiscoveryUnavailable {
+        /// What happened.
+        detail: String,
+        /// The document's Retry-After.
+        not_before: Option<DateTime<Utc>>,
+    },
     /// Name resolution or connection failed, before any byte of the request was sent.
     #[error("could not connect: {detail}")]
     Connect {
@@ -104,6 +112,7 @@ impl CallError {
             | Self::ScopeMissing { .. }
             | Self::TokenThrottled { .. }
             | Self::TokenUnavailable { .. }
+            | Self::DiscoveryUnavailable { .. }
             | Self::Connect { .. }
             | Self::Tls { .. } => true,
             // A 401 says that the upstream did not act.
@@ -124,6 +133,7 @@ impl CallError {
             | Self::ScopeMissing { .. }
             | Self::TokenThrottled { .. }
             | Self::TokenUnavailable { .. }
+            | Self::DiscoveryUnavailable { .. }
             | Self::Connect { .. }
             | Self::Tls { .. }
             | Self::Ambiguous { .. } => None,

@@ -165,6 +165,11 @@ fn every_failure_has_a_class() {
         ),
         (throttled, Class::Throttled { bucket: "cxone/token".to_owned(), until }, true),
         (CallError::TokenUnavailable { detail: detail(), not_before: None }, transient("token_unavailable"), true),
+        (
+            CallError::DiscoveryUnavailable { detail: detail(), not_before: None },
+            transient("discovery_unavailable"),
+            true,
+        ),
         (CallError::Connect { detail: detail() }, transient("connect_failed"), true),
         (CallError::Tls { class: TlsClass::Expired, detail: detail() }, transient("tls_failed"), true),
         (lost(false, true), Class::Ambiguous { code: "timed_out" }, false),

@@ -2,7 +2,7 @@
 
 use crate::{
     classify::{RateHeaders, RetryRules},
-    profile::OccMode,
+    profile::{IdemOn, OccMode},
 };
 
 /// The built-in part of a provider.
@@ -16,6 +16,7 @@ pub(super) struct Defaults {
     /// Path below `base_url` that tokens come from where neither `token_url` nor `discovery` is set.
     pub(super) token_path: Option<&'static str>,
     pub(super) occ: OccMode,
+    pub(super) idem: IdemOn,
     retry_500: bool,
     rate_headers: RateHeaders,
 }
@@ -51,6 +52,7 @@ pub(super) const CXONE: Defaults = Defaults {
     ],
     token_path: Some("/api/v2/oauth/token"),
     occ: OccMode::Etag,
+    idem: IdemOn::Always,
     retry_500: true,
     rate_headers: RateHeaders::None,
 };
@@ -72,6 +74,7 @@ pub(super) const GENESYS: Defaults = Defaults {
     // The login host differs from the API's, so that there is nothing to derive it from.
     token_path: None,
     occ: OccMode::IfMatchVersion,
+    idem: IdemOn::Always,
     retry_500: false,
     rate_headers: RateHeaders::Inin,
 };
@@ -82,6 +85,68 @@ pub(super) const CRM: Defaults = Defaults {
     buckets: &[("threads", 600), ("token", TOKEN_PER_MINUTE)],
     token_path: None,
     occ: OccMode::Etag,
+    idem: IdemOn::Always,
+    retry_500: true,
+    rate_headers: RateHeaders::None,
+};
+
+/// The CRMs of [`super::record`]: `thread` reads a record, `threads` makes one, `record` changes it.
+pub(super) const ZENDESK: Defaults = Defaults {
+    name: "crm",
+    // A ticket is found by its external id and changed by its own.
+    endpoints: &[("threads", "/{object}"), ("thread", "/{object}"), ("record", "/{object}/{recordId}")],
+    // What the smallest plan allows a minute.
+    buckets: &[("threads", 200), ("token", TOKEN_PER_MINUTE)],
+    token_path: None,
+    occ: OccMode::UpdatedStamp,
+    idem: IdemOn::Create,
+    retry_500: true,
+    rate_headers: RateHeaders::XRateLimit,
+};
+
+pub(super) const SALESFORCE: Defaults = Defaults {
+    name: "crm",
+    endpoints: &[
+        ("threads", "/services/data/v61.0/sobjects/{object}"),
+        ("thread", "/services/data/v61.0/sobjects/{object}/{idField}/{threadId}"),
+        // A change by the external id would make a record anew that somebody has deleted.
+        ("record", "/services/data/v61.0/sobjects/{object}/{recordId}"),
+    ],
+    buckets: &[("threads", 600), ("token", TOKEN_PER_MINUTE)],
+    token_path: Some("/services/oauth2/token"),
+    // Entity-tags are for accounts only.
+    occ: OccMode::IfUnmodifiedSince,
+    idem: IdemOn::Never,
+    retry_500: true,
+    rate_headers: RateHeaders::None,
+};
+
+pub(super) const HUBSPOT: Defaults = Defaults {
+    name: "crm",
+    endpoints: &[
+        ("threads", "/crm/v3/objects/{object}"),
+        ("thread", "/crm/v3/objects/{object}/{threadId}"),
+        ("record", "/crm/v3/objects/{object}/{threadId}"),
+    ],
+    buckets: &[("threads", 600), ("token", TOKEN_PER_MINUTE)],
+    token_path: None,
+    occ: OccMode::None,
+    idem: IdemOn::Never,
+    retry_500: true,
+    rate_headers: RateHeaders::None,
+};
+
+pub(super) const DATAVERSE: Defaults = Defaults {
+    name: "crm",
+    endpoints: &[
+        ("threads", "/api/data/v9.2/{object}({idField}='{threadId}')"),
+        ("thread", "/api/data/v9.2/{object}({idField}='{threadId}')"),
+        ("record", "/api/data/v9.2/{object}({idField}='{threadId}')"),
+    ],
+    buckets: &[("threads", 600), ("token", TOKEN_PER_MINUTE)],
+    token_path: None,
+    occ: OccMode::Etag,
+    idem: IdemOn::Never,
     retry_500: true,
     rate_headers: RateHeaders::None,
 };

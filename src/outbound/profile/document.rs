@@ -1,5 +1,7 @@
 //! Reads a TOML table key by key and keeps every error, so that a profile with five mistakes says so once.
 
+mod lists;
+
 use std::{
     cell::RefCell,
     collections::BTreeSet,
@@ -129,6 +131,29 @@ impl<'a> Section<'a> {
         value.as_str()
     }
 
+    /// A string, or an integer as its digits.
+    pub(super) fn text_or_number(&mut self, key: &str) -> Option<String> {
+        match self.table.get(key) {
+            Some(Value::Integer(number)) => {
+                self.seen.insert(key.to_owned());
+                Some(number.to_string())
+            }
+            _ => self.text(key).map(str::to_owned),
+        }
+    }
+
+    /// A table that is sent as JSON.
+    pub(super) fn json(&mut self, key: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+        let value = self.value(key)?;
+        match serde_json::to_value(value) {
+            Ok(serde_json::Value::Object(members)) if value.is_table() => Some(members),
+            _ => {
+                self.wrong_type(key, "a table", value);
+                None
+            }
+        }
+    }
+
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
         match self.value(key) {
             None => default,
@@ -170,47 +195,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A list of words, each once. Empty where the key is missing; one that is there must name something.
-    pub(super) fn words<T: Clone>(&mut self, key: &str, words: &[(&str, T)]) -> Vec<T> {
-        let mut seen = BTreeSet::new();
-        let mut meanings = Vec::new();
-        let Some(list) = self.list(key) else { return meanings };
-        for value in list {
-            match words.iter().find(|(word, _)| value.as_str() == Some(word)) {
-                Some((word, _)) if !seen.insert(*word) => self.error(key, format!("names `{word}` twice")),
-                Some((_, meaning)) => meanings.push(meaning.clone()),
-                None => {
-                    let known: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-                    self.error(key, format!("must be a list of {}", known.join(", ")));
-                }
-            }
-        }
-        if list.is_empty() {
-            self.error(key, "must not be empty; leave it out to mean all");
-        }
-        meanings
-    }
-
-    /// A list of at most `entries_max` tables.
-    pub(super) fn tables(&mut self, key: &str, entries_max: usize) -> Vec<Section<'a>> {
-        let list = self.list(key).unwrap_or_default();
-        if list.len() > entries_max {
-            self.error(key, format!("has {} entries, at most {entries_max} are read", list.len()));
-        }
-        let mut tables = Vec::new();
-        for (index, value) in list.iter().take(entries_max).enumerate() {
-            let name = format!("{key}[{index}]");
-            match value {
-                Value::Table(table) => {
-                    let path = self.key(&name);
-                    tables.push(Section { document: self.document, path, table, seen: BTreeSet::new() });
-                }
-                other => self.wrong_type(&name, "a table", other),
-            }
-        }
-        tables
-    }
-
     pub(super) fn word<T: Copy>(&mut self, key: &str, words: &[(&'static str, T)]) -> Option<T> {
         let text = self.text(key)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
@@ -229,8 +213,18 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A URL that is https, or http to a loopback host where `insecure` is set.
+    /// A URL that is https, or http to a loopback host where `insecure` is set, without query and fragment.
     pub(super) fn url(&mut self, key: &str, insecure: bool) -> Option<Url> {
+        let url = self.url_with_query(key, insecure)?;
+        if url.query().is_some() {
+            self.error(key, "must have neither query nor fragment");
+            return None;
+        }
+        Some(url)
+    }
+
+    /// As [`Section::url`], with a query where the text has one.
+    pub(super) fn url_with_query(&mut self, key: &str, insecure: bool) -> Option<Url> {
         let text = self.text(key)?;
         let Ok(url) = Url::parse(text) else {
             self.error(key, "is no URL; write it with its scheme, for example https://api.example.com");
@@ -238,8 +232,8 @@ impl<'a> Section<'a> {
         };
         let problem = if !url.username().is_empty() || url.password().is_some() {
             "must not hold a user name or password"
-        } else if url.query().is_some() || url.fragment().is_some() {
-            "must have neither query nor fragment"
+        } else if url.fragment().is_some() {
+            "must have no fragment"
         } else {
             match (url.scheme(), url.host()) {
                 (_, None) => "has no host",

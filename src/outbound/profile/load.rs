@@ -149,7 +149,7 @@ impl Loader {
         let tenant = read_tenant(document, &mut root);
         let cxone = root.table("cxone").and_then(|section| provider::read(section, &defaults::CXONE, self));
         let genesys = root.table("genesys").and_then(|section| provider::read(section, &defaults::GENESYS, self));
-        let crm = root.table("crm").and_then(|section| provider::read(section, &defaults::CRM, self));
+        let crm = root.table("crm").and_then(|section| provider::read_crm(section, self));
         let callback = sections::callback(root.table("callback"));
         let probe = sections::probe(root.table("probe"));
         let webhook = sections::webhook(root.table("webhook"));
@@ -223,12 +223,13 @@ fn read_tenant(document: &Document<'_>, root: &mut Section<'_>) -> Option<String
     {
         root.error("tenant", format!("must be the file's name, `{stem}`, or be left out"));
     }
-    let first = stem.as_bytes().first().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
-    if !first || stem.len() > 63 || !stem.bytes().all(rest) {
+    // As jobs name their tenants (backhaul.job_problem), or some could be enqueued that no profile can be made for.
+    let first = stem.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    let rest = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !first || stem.len() > 64 || !stem.bytes().all(rest) {
         document.error(
             "tenant",
-            "the file's name is the tenant: at most 63 of a-z, 0-9, `-` and `_`, beginning with a letter or digit",
+            "the file's name is the tenant: at most 64 letters, digits, `-`, `_` and `.`, beginning with a letter or digit",
         );
         return None;
     }

@@ -5,21 +5,40 @@ use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 use super::{
-    Auth, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, defaults::Defaults,
-    document::Section, limits, load::Loader,
+    Auth, BaseUrl, ClientAuth, Grant, IdemOn, Idempotency, OAuth, Occ, OccMode, Provider, TokenUrl, base,
+    defaults::{self, Defaults},
+    document::Section,
+    limits,
+    load::Loader,
+    record,
 };
 use crate::{
     classify::{RateHeaders, RetryRules},
     path::Template,
 };
 
+/// The section `[crm]`, whose flavour decides what the rest of it is by default.
+pub(super) fn read_crm(mut section: Section<'_>, loader: &Loader) -> Option<Provider> {
+    let flavour = record::flavour(&mut section);
+    let Some(product) = flavour.flatten() else {
+        // A word that nobody knows was reported, and says nothing of the rest.
+        let unknown = flavour.is_none() && section.has("flavour");
+        if section.table("record").is_some() && !unknown {
+            section.error("record", "is for the flavours with records; set flavour");
+        }
+        return read(section, &defaults::CRM, loader);
+    };
+    let form = record::read(&mut section, product);
+    let provider = read(section, product.defaults(), loader)?;
+    Some(Provider { record: Some(form?), ..provider })
+}
+
 /// Default early refresh; tokens live about an hour, and clocks are a few seconds apart.
 const MARGIN_S: u64 = 60;
 
 pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loader) -> Option<Provider> {
     let insecure = section.flag("insecure", false);
-    let base_url = section.url("base_url", insecure);
-    section.missing("base_url", "is not set; no call is made to a guessed host");
+    let base_url = base::read(&mut section, insecure);
     let auth = read_auth(&mut section, base_url.as_ref(), defaults, insecure);
     let endpoints = read_endpoints(section.table("endpoints"), defaults, loader);
     let buckets = read_buckets(section.table("buckets"), defaults, loader);
@@ -43,7 +62,7 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
     for status in retry.statuses.iter().filter(|status| retry.conflict.contains(status)) {
         section.error("retry.statuses", format!("names {status}, which is also a conflict in occ.statuses"));
     }
-    let idem = read_idem(section.table("idem"));
+    let idem = read_idem(section.table("idem"), defaults);
     let extra_roots = section.ca_file();
     section.finish();
     Some(Provider {
@@ -57,11 +76,12 @@ pub(super) fn read(mut section: Section<'_>, defaults: &Defaults, loader: &Loade
         retry,
         occ,
         idem,
+        record: None,
         extra_roots,
     })
 }
 
-fn read_auth(section: &mut Section<'_>, base: Option<&Url>, defaults: &Defaults, insecure: bool) -> Option<Auth> {
+fn read_auth(section: &mut Section<'_>, base: Option<&BaseUrl>, defaults: &Defaults, insecure: bool) -> Option<Auth> {
     let token = section.secret("token");
     let has_token = ["token", "token_env", "token_file"].iter().any(|key| section.has(key));
     match (section.table("oauth"), has_token) {
@@ -79,7 +99,7 @@ fn read_auth(section: &mut Section<'_>, base: Option<&Url>, defaults: &Defaults,
     }
 }
 
-fn read_oauth(mut section: Section<'_>, base: Option<&Url>, defaults: &Defaults, insecure: bool) -> Option<OAuth> {
+fn read_oauth(mut section: Section<'_>, base: Option<&BaseUrl>, defaults: &Defaults, insecure: bool) -> Option<OAuth> {
     let insecure = section.flag("insecure", insecure);
     let fixed = section.url("token_url", insecure).map(TokenUrl::Fixed);
     let discovery = section.url("discovery", insecure).map(TokenUrl::Discovery);
@@ -91,12 +111,13 @@ fn read_oauth(mut section: Section<'_>, base: Option<&Url>, defaults: &Defaults,
         if section.has("token_url") || section.has("discovery") {
             return None;
         }
-        let (base, path) = (base?, defaults.token_path?);
+        let (Some(BaseUrl::Fixed(base)), Some(path)) = (base, defaults.token_path) else { return None };
         let url = format!("{}{path}", base.as_str().trim_end_matches('/'));
         Url::parse(&url).ok().map(TokenUrl::Fixed)
     };
     let token_url = fixed.or(discovery).or_else(derived);
-    if defaults.token_path.is_none() && !section.has("discovery") {
+    let underivable = defaults.token_path.is_none() || base.is_some_and(|base| base.discovery().is_some());
+    if underivable && !section.has("discovery") {
         section.missing("token_url", "is not set; set it, or discovery");
     }
     let client_id = section.text("client_id").map(str::to_owned);
@@ -230,9 +251,9 @@ fn read_statuses(section: &mut Section<'_>, key: &str) -> Option<Vec<u16>> {
     Some(statuses)
 }
 
-fn read_idem(section: Option<Section<'_>>) -> Idempotency {
+fn read_idem(section: Option<Section<'_>>, defaults: &Defaults) -> Idempotency {
     let mut idem =
-        Idempotency { header: reqwest::header::HeaderName::from_static("idempotency-key"), on: IdemOn::Always };
+        Idempotency { header: reqwest::header::HeaderName::from_static("idempotency-key"), on: defaults.idem };
     let Some(mut section) = section else { return idem };
     idem.header = section.header("header", "idempotency-key");
     idem.on = section.word("on", IdemOn::WORDS).unwrap_or(idem.on);

@@ -55,6 +55,8 @@ pub struct WebhookProfile {
     pub public_url: Option<Url>,
     /// Live secrets, the current one first, at most two. Empty: every delivery is refused.
     pub secrets: Vec<Secret>,
+    /// Live tokens of senders that cannot sign, for the sources that say so, the current one first, at most two.
+    pub bearer_secrets: Vec<Secret>,
     /// How deliveries are signed.
     pub signature: SignatureRules,
     /// Header that identifies a delivery, by default `webhook-id`.
@@ -115,7 +117,7 @@ words!(SignatureEncoding { Hex = "hex", Base64 = "base64" });
 pub(super) fn callback(section: Option<Section<'_>>) -> CallbackProfile {
     let Some(mut section) = section else { return CallbackProfile::default() };
     let allow_hosts = section.allow_hosts();
-    let secrets = secrets(&mut section);
+    let secrets = secrets(&mut section, "secret", "previous_secret");
     for secret in &secrets {
         if let Err(what) = sign::key(secret) {
             section.error("secret", what);
@@ -131,11 +133,12 @@ pub(super) fn callback(section: Option<Section<'_>>) -> CallbackProfile {
 }
 
 /// The current secret, and the previous one during a rotation.
-fn secrets(section: &mut Section<'_>) -> Vec<Secret> {
-    let current = section.secret("secret");
-    let previous = section.secret("previous_secret");
+fn secrets(section: &mut Section<'_>, current: &str, previous: &str) -> Vec<Secret> {
+    let current_env = format!("{current}_env");
+    let current = section.secret(current);
+    let previous = section.secret(previous);
     if previous.is_some() && current.is_none() {
-        section.missing("secret_env", "is not set, although a previous secret is");
+        section.missing(&current_env, "is not set, although a previous secret is");
     }
     current.into_iter().chain(previous).collect()
 }
@@ -218,6 +221,7 @@ impl Default for WebhookProfile {
             allow_hosts: Vec::new(),
             public_url: None,
             secrets: Vec::new(),
+            bearer_secrets: Vec::new(),
             signature: SignatureRules::default(),
             delivery_id_header: HeaderName::from_static("webhook-id"),
             body_bytes_max: 256 * 1024,
@@ -233,7 +237,11 @@ pub(super) fn webhook(section: Option<Section<'_>>) -> WebhookProfile {
     let insecure = section.flag("insecure", false);
     webhook.allow_hosts = section.allow_hosts();
     webhook.public_url = section.url("public_url", insecure);
-    webhook.secrets = secrets(&mut section);
+    webhook.secrets = secrets(&mut section, "secret", "previous_secret");
+    webhook.bearer_secrets = secrets(&mut section, "bearer", "previous_bearer");
+    if webhook.bearer_secrets.iter().any(|token| webhook.secrets.iter().any(|key| key.expose() == token.expose())) {
+        section.error("bearer_env", "is a secret that also signs; who sends it along gives it away, so use another");
+    }
     webhook.delivery_id_header = section.header("delivery_id_header", "webhook-id");
     if let Some(bytes) = section.number("body_bytes_max", 1_024..=16 * 1024 * 1024) {
         webhook.body_bytes_max = usize::try_from(bytes).unwrap_or(webhook.body_bytes_max);

@@ -1,6 +1,7 @@
 //! Profiles as people write them, with all their mistakes.
 
 mod limits;
+mod records;
 mod shipped;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -174,7 +175,8 @@ allow_hosts = ["https://hooks.example.com", { host = "10.0.0.1", privat = true }
 [webhook.signature]
 template = "{body}"
 "#;
-    let files = [("acme.toml", bad), ("broken.toml", "[cxone\nclient_secret = \"test-pasted\""), ("Upper.toml", "")];
+    let files =
+        [("acme.toml", bad), ("broken.toml", "[cxone\nclient_secret = \"test-pasted\""), ("two words.toml", "")];
     let loaded = Loader::new().env(|_| None).from_toml(files.map(|(name, text)| (name.to_owned(), text.to_owned())));
     let text = loaded.unwrap_err().to_string();
     for want in [
@@ -204,7 +206,7 @@ template = "{body}"
         "acme.toml: callback.secret_env is not set; callbacks are always signed",
         "acme.toml: webhook.signature.template must hold {timestamp} and {body}",
         "broken.toml: line 1 is not TOML",
-        "Upper.toml: tenant the file's name is the tenant",
+        "two words.toml: tenant the file's name is the tenant",
     ] {
         assert!(text.contains(want), "missing {want:?} in\n{text}");
     }

@@ -18,7 +18,7 @@ use crate::{
     address::is_loopback,
     call::{CallError, Reply},
     classify::{self, Class, RetryRules},
-    exchange::{Exchange, Raw},
+    exchange::{Exchange, Raw, Reach},
     profile::{ClientAuth, Grant, OAuth, Provider, TokenUrl},
     redact,
 };
@@ -134,7 +134,7 @@ async fn run(exchange: &Exchange, provider: &Provider, mut request: Request) -> 
     if let Ok(id) = HeaderValue::from_str(&Uuid::new_v4().to_string()) {
         headers.insert("x-request-id", id);
     }
-    let http = exchange.http(&provider.extra_roots).map_err(Outcome::Failed)?;
+    let http = exchange.http(&provider.extra_roots, Reach::Any).map_err(Outcome::Failed)?;
     exchange.run(&http, request, true).await.map_err(|error| match error {
         // A lost token is no harm: the next request gets another.
         CallError::Connect { .. } | CallError::Ambiguous { .. } | CallError::BodyTooLarge { .. } => {

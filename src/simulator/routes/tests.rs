@@ -10,6 +10,8 @@ fn paths_name_resources() {
             Route::WidgetPurge(id()),
             Class::CxoneWebchat,
         ),
+        ("/cxone/.well-known/cxone-configuration", Route::CxoneConfiguration, Class::Other),
+        ("/.well-known/openid-configuration", Route::OpenIdConfiguration, Class::Other),
         ("/genesys/api/v2/webchat/channels/cfg_1/publish", Route::ChannelPublish(id()), Class::GenesysChannels),
         ("/genesys/api/v2/webchat/channels/cfg_1/published", Route::ChannelPublished(id()), Class::GenesysChannels),
         ("/crm/api/v1/threads/cfg_1", Route::Thread(id()), Class::CrmThreads),

@@ -2,6 +2,7 @@
 
 mod control;
 mod crm;
+mod crm_record;
 mod faulty;
 mod genesys;
 mod profiles;

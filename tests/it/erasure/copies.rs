@@ -88,8 +88,8 @@ impl Person {
         // One event that every sink has had already: it is sealed, and the sink stands behind it.
         db.run("select backhaul.seal(100)").await;
         db.run(
-            "insert into backhaul.sinks (name, kind, target, position)
-             select 'done', 'file', 'x', next_seq - 1 from backhaul.seal_state on conflict do nothing",
+            "insert into backhaul.sinks (name, kind, target, position, caught_up)
+             select 'done', 'file', 'x', next_seq - 1, true from backhaul.seal_state on conflict do nothing",
         )
         .await;
         self.sql(db, event, &json!(format!("profile/{}", self.id)), &json!({})).await;

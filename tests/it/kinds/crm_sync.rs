@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{doors::Doors, profile::Setup, stage::Stage};
+use crate::support::eventually;
 
 const KIND: &str = "crm-sync";
 const CLASS: &str = "crm/threads";
@@ -110,6 +111,31 @@ async fn a_thread_that_vanishes_is_created_whole() {
     assert_eq!(patches[0]["status"], 404);
     assert_eq!(stage.sent(CLASS, "POST").await.len(), 2);
     assert_eq!(stage.sent(CLASS, "POST").await[1]["headers"]["if-none-match"], "*");
+}
+
+/// Covers row 184: the answer to a write is lost, and the thread is gone when it is looked at; it is created, and is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_vanishes_behind_a_lost_answer_is_created_whole() {
+    let stage = Stage::new().await;
+    stage.done(KIND, &[event(1, &[message("m1", "one")])]).await;
+    let source = json!({"threadId": "t1", "version": 2, "updatedAt": "2026-01-02T10:00:00Z",
+        "participants": [{"id": "p1", "role": "CUSTOMER", "name": "Casey"}],
+        "messages": [message("m1", "one"), message("m2", "two")]});
+    stage.write(Method::PUT, "social", "t1", &source).await;
+    stage.fault(CLASS, "PATCH", json!({"first": 1}), json!({"reset": "before"})).await;
+    stage.enqueue(KIND, &[event(2, &[message("m1", "one"), message("m2", "two")])]).await;
+    let worker = stage.worker();
+    eventually("the answer is lost", async || stage.exchanges(CLASS).await.contains(&"PATCH 0".to_owned())).await;
+    stage.write(Method::DELETE, "threads", "t1", &json!({})).await;
+    eventually("the job ends", async || {
+        stage.spare_pauses().await;
+        stage.database.unfinished().await == 0
+    })
+    .await;
+    worker.stop().await;
+    stage.all_done().await;
+    let record = stage.document("threads", "t1").await;
+    assert_eq!((ids(&record["messages"]), ids(&record["participants"])), (vec!["m1", "m2"], vec!["p1"]));
 }
 
 /// Covers row 179, row 181 in the other modes: the version that was read goes back as it was read.

@@ -2,7 +2,9 @@
 //! can be said without a wire is said beside the kinds; here stands what only shows in requests, documents and effects.
 
 mod callbacks;
+mod crm_records;
 mod crm_sync;
+mod discovery;
 mod doors;
 mod enrichment;
 mod every_step;

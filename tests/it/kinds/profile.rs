@@ -14,8 +14,12 @@ const SCOPES: &str = r#""profile:read", "profile:write", "digitalmessaging:webch
 /// What a test wants otherwise than [`Stage::new`] has it. Texts are lines of the tenant's profile.
 #[derive(Debug, Default)]
 pub(super) struct Setup {
+    /// CXone's API and token endpoint are found in documents instead of being named.
+    pub(super) discovered: bool,
     pub(super) genesys: String,
     pub(super) crm: String,
+    /// What follows the CRM's mount at the simulator; `/api/v1` where absent.
+    pub(super) crm_base: Option<&'static str>,
     pub(super) probe: String,
     /// Follows `[kinds.enrichment]` with its legal basis and key, and may open further tables.
     pub(super) kinds: String,
@@ -46,12 +50,21 @@ fn profile(http: &str, tenant: &str, dir: &Path, setup: &Setup) -> String {
     };
     let hash = toml::Value::String(dir.join("hash").to_string_lossy().into_owned());
     let Setup { genesys, crm, probe, kinds, .. } = setup;
+    let known = format!("{http}/cxone/.well-known");
+    let (base, token) = match setup.discovered {
+        true => (
+            format!("discovery = \"{known}/cxone-configuration?tenantId={tenant}\""),
+            format!("discovery = \"{known}/openid-configuration\", "),
+        ),
+        false => (format!("base_url = \"{http}/cxone\""), String::new()),
+    };
+    let crm_base = setup.crm_base.unwrap_or("/api/v1");
     format!(
         r#"
 [cxone]
-base_url = "{http}/cxone"
+{base}
 insecure = true
-oauth = {{ client_id = "{client_id}", client_secret_file = "secret", scopes = [{SCOPES}] }}
+oauth = {{ {token}client_id = "{client_id}", client_secret_file = "secret", scopes = [{SCOPES}] }}
 buckets = {{ profiles = 600000, webchat = 600000, webhooks = 600000, interactions = 600000, token = 600000 }}
 [genesys]
 base_url = "{http}/genesys"
@@ -60,7 +73,7 @@ oauth = {{ token_url = "{http}/genesys/oauth/token", client_id = "{client_id}", 
 buckets = {{ channels = 600000, webhooks = 600000, audit = 600000, token = 600000 }}
 {genesys}
 [crm]
-base_url = "{http}/crm/api/v1"
+base_url = "{http}/crm{crm_base}"
 insecure = true
 token_file = "crm-{tenant}"
 buckets = {{ threads = 600000 }}

@@ -32,7 +32,8 @@ impl Stage {
         self.write(Method::PUT, "social", "t1", data).await;
     }
 
-    async fn messages(&self) -> Vec<String> {
+    /// Ids of the messages of `t1` in the CRM.
+    pub(super) async fn messages(&self) -> Vec<String> {
         let record = self.document("threads", "t1").await;
         let messages = record["messages"].as_array().cloned().unwrap_or_default();
         messages.iter().filter_map(|message| message["id"].as_str().map(str::to_owned)).collect()

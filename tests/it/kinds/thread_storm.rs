@@ -1,8 +1,6 @@
 //! Merge, split and update events of many threads in random order and with duplicates, three workers, and a CRM that
 //! answers 409 and 429 while somebody else writes to it.
 
-use std::time::Duration;
-
 use backhaul_engine::WorkerOptions;
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -11,7 +9,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{profile::Setup, stage::Stage};
-use crate::support::Worker;
+use crate::support::{PATIENCE, Worker, eventually_within};
 
 /// Events where `BACKHAUL_TEST_STORM_EVENTS` says nothing: few enough for every run. 5000 are 500 threads.
 const EVENTS: usize = 400;
@@ -165,13 +163,8 @@ async fn every_thread_equals_its_source_in_the_end() {
 
 /// Waits until every job has ended, with the patience for one round as many times as there are rounds.
 async fn all_end(stage: &Stage, rounds: usize) {
-    let patience = crate::support::PATIENCE * u32::try_from(rounds).expect("few rounds");
-    let ended = async {
-        while stage.database.unfinished().await > 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(patience, ended).await.expect("all jobs end");
+    let patience = PATIENCE * u32::try_from(rounds).expect("few rounds");
+    eventually_within(patience, "all jobs end", async || stage.database.unfinished().await == 0).await;
 }
 
 /// 429 in both forms on single requests, and 409 on single writes, `rounds` times.
@@ -194,14 +187,12 @@ async fn script_faults(stage: &Stage, rounds: usize) {
 async fn meddle(stage: &Stage, sources: &[Source], calm: &CancellationToken) -> Vec<String> {
     let mut edited = Vec::new();
     for source in sources.iter().step_by(4) {
-        // Until the record exists there is nothing to edit.
-        let record = loop {
-            let record = stage.document("threads", &source.id).await;
-            if !record.is_null() || calm.is_cancelled() {
-                break record;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
+        let patience = PATIENCE * u32::try_from(sources.len()).expect("few threads");
+        eventually_within(patience, "there is a record to edit, or the storm is over", async || {
+            calm.is_cancelled() || !stage.document("threads", &source.id).await.is_null()
+        })
+        .await;
+        let record = stage.document("threads", &source.id).await;
         let Some(mut messages) = record["messages"].as_array().cloned() else { continue };
         messages.push(json!({"id": "of-the-crm", "text": "call back", "timestamp": "2026-01-02T09:30:00Z",
             "authorId": "p1"}));

@@ -6,7 +6,7 @@ use backhaul_engine::WorkerOptions;
 use serde_json::json;
 
 use super::{last_event, state_is, states, text};
-use crate::support::{Database, Toy, ToyEnv, Worker, database, eventually, refusal};
+use crate::support::{Database, Login, Toy, ToyEnv, Worker, database, eventually, refusal};
 
 async fn cancel(database: &Database, job: i64) -> sqlx::Result<String> {
     text(database, format!("select backhaul.cancel({job}, 'ann', 'a mistake')")).await
@@ -191,6 +191,36 @@ async fn the_actor_is_the_login_where_none_is_given() {
     let event = last_event(&db, id).await;
     let login: String = db.one("select session_user::text").await;
     assert_eq!((&event["actor"], event.get("why")), (&json!(login), None));
+}
+
+/// Whatever name is given, the trail has the login beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_is_told_beside_the_actor() {
+    let db = database().await;
+    let ids = db.toys(&[Toy::new(1), Toy::new(2)]).await;
+    let dead = json!([{ "id": ids[1], "reason": "r", "error": { "code": "r" } }]).to_string();
+    sqlx::query("select backhaul.bury($1::jsonb)").bind(dead).execute(db.store.pool()).await.expect("buries");
+    let login = Login::of(&db, Some("backhaul_operator")).await;
+    let mut connection = login.connect().await;
+    for sql in [
+        format!("select backhaul.cancel({}, 'ann', null)", ids[0]),
+        format!("select backhaul.dead_discard({}, 'ann', null)", ids[1]),
+        "select backhaul.pause('toy', actor => 'ann')".to_owned(),
+        "select backhaul.schedule_put('s', 'toy', '{\"n\": 1}', '@daily', actor => 'ann')".to_owned(),
+        "select backhaul.erase('acme', '{kim@example.com}', 'ann', 'request 1', after => null)".to_owned(),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut connection).await.expect(&sql);
+    }
+    let told: Vec<(String, String, Option<String>)> = db
+        .rows(
+            "select type, payload ->> 'actor', payload ->> 'login' from backhaul.outbox_events
+             where payload ? 'actor' order by event_no",
+        )
+        .await;
+    assert_eq!(told.len(), 4, "{told:?}");
+    for (event, actor, by) in told {
+        assert_eq!((actor.as_str(), by.as_deref()), ("ann", Some(login.name.as_str())), "{event}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

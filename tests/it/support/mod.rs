@@ -1,6 +1,7 @@
 //! What tests share: a private Postgres for the whole run, a fresh database for each test, and a toy kind.
 
 mod cluster;
+mod flavours;
 mod kept;
 mod login;
 mod processes;
@@ -15,6 +16,7 @@ mod worker;
 use std::{future::Future, time::Duration};
 
 pub(crate) use cluster::{Database, binary, database, empty_database, run, target_dir};
+pub(crate) use flavours::{DATAVERSE, FLAVOURS, Flavour, HUBSPOT, SALESFORCE, ZENDESK};
 pub(crate) use kept::Kept;
 pub(crate) use login::Login;
 pub(crate) use processes::{Process, SimulatorProcess, scratch, worker_command, worker_process};
@@ -30,17 +32,26 @@ pub(crate) use worker::Worker;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `holds` says so, for things that happen in another process or behind SQL.
-pub(crate) async fn eventually<F, Fut>(what: &str, mut holds: F)
+pub(crate) async fn eventually<F, Fut>(what: &str, holds: F)
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
 {
-    let until = tokio::time::Instant::now() + PATIENCE;
+    eventually_within(PATIENCE, what, holds).await;
+}
+
+/// As [`eventually`], for work that may take longer than one thing does.
+pub(crate) async fn eventually_within<F, Fut>(patience: Duration, what: &str, mut holds: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let until = tokio::time::Instant::now() + patience;
     while tokio::time::Instant::now() < until {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("waited {PATIENCE:?} in vain: {what}");
+    panic!("waited {patience:?} in vain: {what}");
 }

@@ -24,6 +24,11 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// `extra` is added to the tenant's profile; `{good}` and so on in it are not replaced.
     pub(crate) async fn start(name: &str, probe: &str, extra: &str) -> Self {
+        Self::start_with_crm(name, probe, extra, ("/api/v1", "")).await
+    }
+
+    /// As [`Upstream::start`], with what follows the CRM's mount, and lines of `[crm]`.
+    pub(crate) async fn start_with_crm(name: &str, probe: &str, extra: &str, crm: (&str, &str)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut options = SimOptions::default();
         options.settings = options.settings.unlimited();
@@ -35,7 +40,7 @@ impl Upstream {
         std::fs::write(dir.join("secret"), "sim-secret").expect("writable");
         std::fs::write(dir.join("hook"), "test-secret-test-secret-test-secret").expect("writable");
         std::fs::write(dir.join("crm"), "sim-crm-acme").expect("writable");
-        std::fs::write(dir.join("acme.toml"), profile(&simulator.base_url(), probe, extra)).expect("writable");
+        std::fs::write(dir.join("acme.toml"), profile(&simulator.base_url(), probe, extra, crm)).expect("writable");
         let profiles = Profiles::load_dir(&dir).expect("a valid profile");
         let client = Client::new(backhaul_outbound::Settings::default()).expect("a client");
         let env = Env::new(client, profiles, Storage::default()).expect("valid settings");
@@ -157,7 +162,7 @@ impl Upstream {
     }
 }
 
-fn profile(http: &str, probe: &str, extra: &str) -> String {
+fn profile(http: &str, probe: &str, extra: &str, (crm_base, crm): (&str, &str)) -> String {
     format!(
         r#"
 [cxone]
@@ -171,10 +176,11 @@ insecure = true
 oauth = {{ token_url = "{http}/genesys/oauth/token", client_id = "sim-acme", client_secret_file = "secret" }}
 buckets = {{ channels = 60000, webhooks = 60000, audit = 60000 }}
 [crm]
-base_url = "{http}/crm/api/v1"
+base_url = "{http}/crm{crm_base}"
 insecure = true
 token_file = "crm"
 buckets = {{ threads = 60000 }}
+{crm}
 [probe]
 allow_hosts = [{{ host = "127.0.0.1", private = true }}, {{ host = "localhost", private = true }}]
 ca_file = "ca.pem"

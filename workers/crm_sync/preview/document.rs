@@ -108,7 +108,7 @@ mod tests {
         let told =
             |redaction: Redaction<'_>| serde_json::to_value(redaction.difference(&before, &after)).expect("JSON");
         assert_eq!(
-            told(Redaction::new(|_| true).hiding(PERSONAL)),
+            told(Redaction::new(|_| true).hiding(PERSONAL.iter().map(|member| (*member).to_owned()).collect())),
             json!([
                 {"pointer": "/messages/m1/text", "before": "[hidden]", "after": "[hidden]"},
                 {"pointer": "/messages/m4", "after": {"id": "m4", "text": null}},

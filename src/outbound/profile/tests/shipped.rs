@@ -29,21 +29,23 @@ fn the_readme_explains_every_key() {
              [{name}.ratelimit]\nzz = 1\n[[{name}.limits]]\nzz = 1\n"
         )
     };
+    let flavour = "[crm]\nflavour = \"salesforce\"\n[crm.record]\nzz = 1\n[crm.record.fields]\nzz = 1";
     let text = format!(
         "zz = 1\n{}{}{}[callback]\nzz = 1\n[probe]\nzz = 1\n[webhook]\nzz = 1\n[webhook.signature]\nzz = 1",
         section("cxone"),
         section("genesys"),
         section("crm")
     );
-    let found = errors(&text);
+    let found: Vec<String> = errors(&text).into_iter().chain(errors(flavour)).collect();
     let lists: Vec<&str> = found
         .iter()
         .filter_map(|error| Some(error.split_once("zz is not a key of this section; known are ")?.1))
         .collect();
-    assert_eq!(lists.len(), 32, "{found:#?}");
+    assert_eq!(lists.len(), 34, "{found:#?}");
     for key in lists.iter().flat_map(|list| list.split(", ")) {
         // Known only to refuse them with a better message.
-        let refused = ["token", "client_secret", "password", "secret", "previous_secret"].contains(&key)
+        let refused = ["token", "client_secret", "password", "secret", "previous_secret", "bearer", "previous_bearer"]
+            .contains(&key)
             && !README.contains(&format!("`{key}`"));
         assert!(refused || README.contains(&format!("`{key}`")), "{key} is not explained");
     }
@@ -53,7 +55,9 @@ fn the_readme_explains_every_key() {
 }
 
 fn found_defaults() -> impl Iterator<Item = &'static str> {
+    let records = [&defaults::ZENDESK, &defaults::SALESFORCE, &defaults::HUBSPOT, &defaults::DATAVERSE];
     [&defaults::CXONE, &defaults::GENESYS, &defaults::CRM]
         .into_iter()
+        .chain(records)
         .flat_map(|defaults| defaults.endpoints.iter().map(|(_, template)| *template))
 }
