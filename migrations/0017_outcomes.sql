@@ -72,6 +72,38 @@ begin
 end $$;
 comment on function backhaul.outcomes is 'Success ratio in percent and latencies by kind and tenant since a time, an hour ago by default.';
 
+-- What became of a batch: the jobs whose idempotency keys begin with its name and a slash, as `backhaul backfill` makes
+-- them. A finished job is gone; its key is remembered for the kind's window and its end stands in the log, so that it
+-- counts as `done`, or as `ended` where it was cancelled, discarded or erased. Reads all keys and all unfinished jobs.
+create function backhaul.batch_states(batch text, of_kind text default null, of_tenant text default null)
+returns table (state text, jobs bigint)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+    with waiting as materialized (
+        select s.id, s.state from backhaul.job_states s
+        where starts_with(s.idempotency_key, batch_states.batch || '/')
+          and (of_kind is null or s.kind = of_kind) and (of_tenant is null or s.tenant = of_tenant)
+    ), over as materialized (
+        select k.job_id as id from backhaul.idempotency_keys k
+        where starts_with(k.key, batch_states.batch || '/')
+          and (of_kind is null or split_part(k.scope, '/', 1) = of_kind)
+          and (of_tenant is null or split_part(k.scope, '/', 2) = of_tenant)
+          and not exists (select from waiting w where w.id = k.job_id)
+    ), completed as materialized (
+        select e.job_id as id from backhaul.events e
+        where e.type = 'dev.backhaul.job.completed'
+          and e.job_id between (select min(o.id) from over o) and (select max(o.id) from over o)
+    )
+    select x.state, count(*) from (
+        select w.state from waiting w
+        union all
+        select case when exists (select from completed c where c.id = o.id) then 'done' else 'ended' end from over o
+    ) x group by x.state order by x.state
+$$;
+comment on function backhaul.batch_states is 'Jobs of a batch by state, with those that are over while their keys are remembered.';
+
 -- A schema's default privileges do not take back what every new function grants to everybody.
 revoke all on all functions in schema backhaul from public;
-grant execute on function backhaul.outcomes to backhaul_operator, backhaul_reader;
+grant execute on function backhaul.outcomes, backhaul.batch_states to backhaul_operator, backhaul_reader;

@@ -33,6 +33,7 @@ use serde_json::{Value, json};
 use self::{refusal::Refusal, settings::CrmSyncSettings, thread::Thread};
 use crate::{
     Env,
+    payload_check::{Checked, Demands, Unfit},
     trail::{Trail, ends_job},
 };
 
@@ -90,6 +91,18 @@ impl CrmSync {
                 envelope::event(&self.payload, settings).map(|thread| Request::Event(Box::new(thread)))
             }
             _ => envelope::reconcile(&self.payload, settings).map(Request::Reconcile),
+        }
+    }
+}
+
+impl Checked for CrmSync {
+    /// A role that nobody mapped and a text that is too long for the CRM are matters of the tenant's settings.
+    fn check_payload(payload: &Value, demands: &Demands<'_>) -> Result<(), Unfit> {
+        match (Self { payload: payload.clone() }).request(&demands.crm_sync) {
+            Err(refusal) if demands.profile.is_some() || refusal.code() == "invalid_payload" => {
+                Err(Unfit::new(refusal.code(), refusal.problems()))
+            }
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 }

@@ -9,14 +9,18 @@ use backhaul_engine::{Done, Failure, Job, JobContext};
 use backhaul_outbound::{CallError, Class, Delivery, Profile, Reply, classify, classify::RetryRules};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use self::settings::DeliverSettings;
 use crate::{
     Env,
     api::{Exchange, Trouble, callback},
+    payload_check::{Checked, Demands, Unfit},
     trail::{Trail, ends_job},
 };
+
+/// What is wrong with a payload that names no address, or two.
+const NO_ADDRESS: &str = "name either a target or a url";
 
 /// The payload: `{target, event}` with a target of the profile, or `{url, event}`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,6 +74,21 @@ impl Job for Deliver {
     }
 }
 
+impl Checked for Deliver {
+    fn check_payload(payload: &Value, demands: &Demands<'_>) -> Result<(), Unfit> {
+        // Read from text, as a worker does: the event's own text is kept and not its value.
+        let job: Self = serde_json::from_str(&payload.to_string())
+            .map_err(|error| Unfit::one("payload_invalid", "", error.to_string()))?;
+        match demands.profile {
+            Some(profile) => job.address(profile).map(|_| ()).map_err(|failure| Unfit::at("/target", &failure)),
+            None if job.target.is_some() == job.url.is_some() => {
+                Err(Unfit::one("invalid_payload", "", NO_ADDRESS.to_owned()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Deliver {
     async fn attempt(&self, env: &Env, ctx: &mut JobContext) -> Result<(), Failure> {
         let profile = env.profile(&ctx.job().tenant)?;
@@ -106,7 +125,7 @@ impl Deliver {
                 Ok(Address { url: known.url.clone(), name: target.clone() })
             }
             (None, Some(url)) => Ok(Address { url: url.clone(), name: callback::host(url) }),
-            _ => Err(Failure::permanent("invalid_payload", "name either a target or a url")),
+            _ => Err(Failure::permanent("invalid_payload", NO_ADDRESS)),
         }
     }
 }

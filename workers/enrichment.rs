@@ -35,6 +35,7 @@ use crate::{
     api::{Session, profiles::Profiles, session::configured},
     env::{Env, Storage},
     look_again::look_again,
+    payload_check::{Checked, Demands, Unfit},
     problem::Problems,
     trail::{Trail, ends_job},
 };
@@ -91,6 +92,21 @@ impl Job for Enrichment {
 
     async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
         preview::preview(self, env, ctx).await
+    }
+}
+
+impl Checked for Enrichment {
+    /// Which data is too old, and which personal data may be sent, only the tenant's settings say.
+    fn check_payload(payload: &Value, demands: &Demands<'_>) -> Result<(), Unfit> {
+        let job = Self::new(payload.clone());
+        let checked = match &demands.enrichment {
+            Some(settings) => job.clear(settings, demands.now).map(|_| ()),
+            None => job.check(&Settings::of_nobody(), demands.now).map(|_| ()).or_else(|refusal| match refusal {
+                Refusal::Invalid(problems) => Err(Refused { code: "invalid_payload", problems }),
+                Refusal::Stale(_) => Ok(()),
+            }),
+        };
+        checked.map_err(|Refused { code, problems }| Unfit::new(code, &problems))
     }
 }
 

@@ -30,6 +30,7 @@ use serde_json::Value;
 use self::payload::Request;
 use crate::{
     env::Env,
+    payload_check::{Checked, Demands, Unfit},
     problem::Problems,
     trail::{Trail, ends_job},
 };
@@ -97,6 +98,13 @@ impl Job for Handshake {
 
     async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
         preview::preview(self, env, ctx).await
+    }
+}
+
+impl Checked for Handshake {
+    fn check_payload(payload: &Value, _: &Demands<'_>) -> Result<(), Unfit> {
+        let checked = Self::new(payload.clone()).check();
+        checked.map(|_| ()).map_err(|problems| Unfit::new("invalid_payload", &problems))
     }
 }
 

@@ -15,6 +15,7 @@ mod look_again;
 mod memories;
 pub mod merge;
 pub mod origins;
+pub mod payload_check;
 pub mod personal_data;
 pub mod pointer;
 mod preview;
@@ -25,10 +26,14 @@ pub mod trail;
 pub mod widget_patch;
 
 pub use env::{Env, Storage, validate_profiles};
+pub use payload_check::{Demands, Unfit};
 
 use std::sync::Arc;
 
-use backhaul_engine::{KindSpec, Registry};
+use backhaul_engine::{Job, KindSpec, Registry};
+use serde_json::Value;
+
+use payload_check::Checked;
 
 /// Calls `$call!(...)` with every job kind. A new kind is one more line here.
 macro_rules! for_each_kind {
@@ -57,6 +62,22 @@ pub fn register(registry: &mut Registry, env: Arc<Env>) {
         ($($kind:ty,)+) => { $(registry.add::<$kind>(Arc::clone(&env));)+ };
     }
     for_each_kind!(add);
+}
+
+/// What a worker would refuse `payload` for at once, as a job of `kind`. A kind that is not of this program is not judged.
+///
+/// # Errors
+/// The failure code that the job would die of, and everything that is wrong.
+pub fn check_payload(kind: &str, payload: &Value, demands: &Demands<'_>) -> Result<(), Unfit> {
+    macro_rules! check {
+        ($($kind:ty,)+) => {
+            match kind {
+                $(name if name == <$kind as Job>::KIND => <$kind>::check_payload(payload, demands),)+
+                _ => Ok(()),
+            }
+        };
+    }
+    for_each_kind!(check)
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ use crate::{
     },
     env::Env,
     look_again::look_again,
+    payload_check::{Checked, Demands, Unfit},
     problem::Problems,
     trail::{Trail, ends_job},
 };
@@ -102,6 +103,19 @@ impl Job for WidgetPatch {
 
     async fn preview(&self, env: &Env, ctx: &mut PreviewContext) -> Result<Preview, Failure> {
         preview::preview(self, env, ctx).await
+    }
+}
+
+impl Checked for WidgetPatch {
+    fn check_payload(payload: &Value, demands: &Demands<'_>) -> Result<(), Unfit> {
+        let checked = Self::new(payload.clone()).check(&demands.widget_rules);
+        let request = checked.map_err(|problems| Unfit::new("invalid_payload", &problems))?;
+        match (demands.profile, &request.callback_url) {
+            (Some(profile), Some(url)) => {
+                callback::check(profile, url).map_err(|failure| Unfit::at("/callbackUrl", &failure))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

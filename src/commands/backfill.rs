@@ -1,7 +1,9 @@
 //! `backhaul backfill`: a file of many jobs, behind the live work.
 
 mod mapping;
+mod pace;
 mod rows;
+mod send;
 #[cfg(test)]
 mod tests;
 
@@ -15,28 +17,26 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use self::{
     mapping::Mapping,
+    pace::Pace,
     rows::{Batch, Rows},
+    send::{Sender, Tally, Times},
 };
 use super::{
-    database::explain,
     exit::{self, Coded},
+    payloads::{self, Payloads, Target},
     session::Session,
     table,
+    when::{self, When},
 };
-use crate::telemetry;
 
 /// Batches that wait between the reader and the database. Together with the size of a batch they bound the memory.
 const BATCHES_WAITING_MAX: usize = 2;
-/// Refused rows that are shown; all of them are in the file of `--rejects`.
-const REJECTS_SHOWN_MAX: usize = 20;
 
 /// Enqueue the rows of a file as jobs, behind live work.
 ///
@@ -44,17 +44,22 @@ const REJECTS_SHOWN_MAX: usize = 20;
 /// objects, and an ending says the type, as in `profileId,attributes.score:number,tags:list`. The types are text
 /// (without an ending), number, bool, json, and list (words with semicolons between them). Empty cells are left out.
 ///
+/// Every row is checked by the rules of its kind before it is enqueued: those of the tenant where its connection profile
+/// is on this machine, and otherwise those that hold for everybody. Refused rows are left out and told.
+///
 /// Every row has an idempotency key, made of --batch and the row's content. So a second run of the same file adds
 /// nothing, also after the file was sorted or extended, and a run that was interrupted is repeated as it is. Keys are
 /// remembered for the kind's idempotency window, 72 hours by default.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  backhaul backfill profiles.csv --kind enrichment --tenant acme --dry-run
   backhaul backfill profiles.csv --kind enrichment --tenant acme --set mergeStrategy=OVERWRITE --set sourceSystem=erp
-  backhaul backfill profiles.jsonl --kind enrichment --tenant acme --rejects refused.jsonl
+  backhaul backfill profiles.jsonl --kind enrichment --tenant acme --rejects refused.jsonl --deadline +7d
   zcat profiles.jsonl.gz | backhaul backfill - --format jsonl --kind enrichment --tenant acme
 
-Exit code 5 says that rows were refused; the others were enqueued.")]
+Exit code 5 says that rows were refused; the others were enqueued. `backhaul jobs count --batch NAME` tells how far the
+others are, and `backhaul jobs cancel --batch NAME` takes them back.")]
 pub(crate) struct Backfill {
     /// CSV or JSON-lines file; - reads standard input
     file: PathBuf,
@@ -62,7 +67,7 @@ pub(crate) struct Backfill {
     #[arg(long)]
     kind: String,
     /// Whose work it is
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", value_parser = payloads::tenant)]
     tenant: String,
     /// Format of the file [default: by its ending]
     #[arg(long, value_enum)]
@@ -73,6 +78,21 @@ pub(crate) struct Backfill {
     /// Name of this backfill, part of every idempotency key: another name enqueues the same rows again
     #[arg(long, default_value = "backfill", value_parser = batch_name)]
     batch: String,
+    /// Not before this time: as 2030-01-31T08:00:00Z, or from now as +90s, +15m, +2h or +3d
+    #[arg(long, value_name = "TIME")]
+    run_at: Option<When>,
+    /// Dead after this time, written as --run-at is [default: the kind's deadline]
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<When>,
+    /// Total tries of each step [default: the kind's]
+    #[arg(long, value_name = "TRIES", value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    max_attempts: Option<i32>,
+    /// Read, check and count the rows, and enqueue nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Enqueue also what this program's rules, or the tenant's on this machine, say that a worker refuses
+    #[arg(long)]
+    unchecked: bool,
     /// Write refused rows to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
@@ -90,23 +110,6 @@ enum Format {
     Jsonl,
 }
 
-/// What has become of the rows so far.
-#[derive(Debug, Default)]
-struct Tally {
-    inserted: u64,
-    duplicate: u64,
-    rejected: u64,
-    shown: Vec<String>,
-}
-
-/// One answer of `enqueue_many`.
-#[derive(Debug, Deserialize)]
-struct Answer {
-    position: usize,
-    outcome: String,
-    reason: Option<String>,
-}
-
 fn batch_name(text: &str) -> Result<String, String> {
     let valid = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     if valid { Ok(text.to_owned()) } else { Err("1 to 64 printable ASCII characters without blanks".to_owned()) }
@@ -117,47 +120,70 @@ pub(crate) async fn run(session: &Session, command: Backfill) -> Result<()> {
     let usage = |text: String| anyhow!(Coded::new(exit::USAGE, text));
     let format = command.format()?;
     let mapping = Mapping::parse(&command.set).map_err(usage)?;
-    let (input, size) = open(&command.file)?;
-    let mut rejects = command.rejects.as_deref().map(create).transpose()?;
     let pool = session.connect().await?;
-    let bar = progress_bar(size);
-
-    let (sender, mut receiver) = mpsc::channel::<Result<Batch>>(BATCHES_WAITING_MAX);
-    let batch_rows = command.batch_rows as usize;
-    let reader = tokio::task::spawn_blocking(move || {
-        for batch in Rows::new(input, format, mapping, batch_rows) {
-            // The receiver is gone when the database refused: there is nobody to read for.
-            if sender.blocking_send(batch).is_err() {
-                break;
-            }
-        }
-    });
-    let mut tally = Tally::default();
-    let mut failure = None;
-    while let Some(batch) = receiver.recv().await {
-        let done = match batch {
-            Ok(batch) => enqueue(&pool, &command, batch, &mut tally, rejects.as_mut(), &bar).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = done {
-            failure = Some(error);
-            break;
-        }
+    // A wrong kind or time is told before the file is read, not once for each of its rows.
+    let target = Target::of(&pool, &command.kind).await?;
+    let run_at = when::resolve(command.run_at, &pool).await?;
+    let deadline = when::resolve(command.deadline, &pool).await?;
+    let start = run_at.map_or(target.now, |run_at| run_at.max(target.now));
+    let life_s = deadline.map_or(target.deadline_s, |deadline| (deadline - start).as_seconds_f64());
+    if life_s <= 0.0 {
+        return Err(usage("--deadline must be later than now and --run-at".to_owned()));
     }
-    drop(receiver);
-    reader.await.context("the reader of the file failed")?;
-    if let Some(rejects) = &mut rejects {
+    let (input, size) = open(&command.file)?;
+    let payloads = Payloads::of(session, &command.kind, &command.tenant, target.now);
+    let mut sender = Sender {
+        pool: &pool,
+        command: &command,
+        times: Times { run_at, deadline },
+        rules: (!command.unchecked).then(|| (&payloads, payloads.demands())),
+        rejects: command.rejects.as_deref().map(create).transpose()?,
+        tally: Tally::default(),
+    };
+    let bar = progress_bar(size);
+    let failure = send_all(Rows::new(input, format, mapping, command.batch_rows as usize), &mut sender, &bar).await;
+    if let Some(rejects) = &mut sender.rejects {
         rejects.flush().context("cannot write the file of --rejects")?;
     }
     bar.finish_and_clear();
-    report(&command, &tally)?;
-    if let Some(error) = failure {
+    let pace = Pace::of(&pool, &command.kind, &command.tenant).await?;
+    let tally = sender.tally;
+    report(&command, &tally, pace.and_then(|pace| pace.warning(tally.inserted, life_s)))?;
+    if let Err(error) = failure {
         return Err(error.context("the backfill stopped; run it again, rows that are enqueued are not enqueued twice"));
     }
     if tally.rejected > 0 {
         return Err(anyhow!(Coded::new(exit::UNWELL, format!("{} rows were refused", tally.rejected))));
     }
     Ok(())
+}
+
+/// Reads ahead by a few batches while the database works.
+async fn send_all(rows: Rows, sender: &mut Sender<'_>, bar: &ProgressBar) -> Result<()> {
+    let (batches, mut receiver) = mpsc::channel::<Result<Batch>>(BATCHES_WAITING_MAX);
+    let reader = tokio::task::spawn_blocking(move || {
+        for batch in rows {
+            // The receiver is gone when the database refused: there is nobody to read for.
+            if batches.blocking_send(batch).is_err() {
+                break;
+            }
+        }
+    });
+    let mut done = Ok(());
+    while let (true, Some(batch)) = (done.is_ok(), receiver.recv().await) {
+        done = match batch {
+            Ok(batch) => {
+                bar.set_position(batch.bytes_read);
+                sender.send(batch).await
+            }
+            Err(error) => Err(error),
+        };
+        let Tally { inserted, duplicate, rejected, .. } = &sender.tally;
+        bar.set_message(format!("{inserted} enqueued, {duplicate} known, {rejected} refused"));
+    }
+    drop(receiver);
+    reader.await.context("the reader of the file failed")?;
+    done
 }
 
 impl Backfill {
@@ -195,77 +221,28 @@ fn sorted(value: &Value) -> Value {
     }
 }
 
-async fn enqueue(
-    pool: &PgPool,
-    command: &Backfill,
-    batch: Batch,
-    tally: &mut Tally,
-    mut rejects: Option<&mut BufWriter<File>>,
-    bar: &ProgressBar,
-) -> Result<()> {
-    let mut refuse = |tally: &mut Tally, line: u64, reason: &str, payload: Option<&Value>| -> Result<()> {
-        tally.rejected += 1;
-        if tally.shown.len() < REJECTS_SHOWN_MAX {
-            tally.shown.push(format!("line {line}: {reason}"));
-        }
-        if let Some(file) = rejects.as_deref_mut() {
-            let row = json!({ "line": line, "reason": reason, "payload": payload });
-            writeln!(file, "{row}").context("cannot write the file of --rejects")?;
-        }
-        Ok(())
-    };
-    for (line, reason) in &batch.unreadable {
-        refuse(tally, *line, reason, None)?;
-    }
-    let traceparent = telemetry::traceparent();
-    let jobs: Vec<Value> = batch
-        .rows
-        .iter()
-        .map(|row| {
-            json!({
-                "kind": command.kind, "tenant": command.tenant, "payload": row.payload, "priority": "backfill",
-                "idempotency_key": command.key(&row.payload), "traceparent": traceparent,
-            })
-        })
-        .collect();
-    if !jobs.is_empty() {
-        let answers: Vec<Value> = super::database::rows_of("select * from backhaul.enqueue_many($1)")
-            .bind(Value::Array(jobs))
-            .fetch_all(pool)
-            .await
-            .map_err(explain)?;
-        for answer in answers {
-            let answer: Answer = serde_json::from_value(answer).context("the answer of enqueue_many")?;
-            match answer.outcome.as_str() {
-                "inserted" => tally.inserted += 1,
-                "duplicate" => tally.duplicate += 1,
-                _ => {
-                    let row = batch.rows.get(answer.position.wrapping_sub(1)).context("an answer for no row")?;
-                    refuse(tally, row.line, answer.reason.as_deref().unwrap_or("refused"), Some(&row.payload))?;
-                }
-            }
-        }
-    }
-    bar.set_position(batch.bytes_read);
-    bar.set_message(format!("{} enqueued, {} known, {} refused", tally.inserted, tally.duplicate, tally.rejected));
-    Ok(())
-}
-
-fn report(command: &Backfill, tally: &Tally) -> Result<()> {
+fn report(command: &Backfill, tally: &Tally, warning: Option<String>) -> Result<()> {
+    let Tally { inserted, duplicate, rejected, shown } = tally;
     if command.json {
-        return table::print_json(&json!({
-            "enqueued": tally.inserted, "known": tally.duplicate, "refused": tally.rejected, "reasons": tally.shown,
-        }));
+        let mut told = match command.dry_run {
+            true => json!({ "would_enqueue": inserted, "refused": rejected, "reasons": shown }),
+            false => json!({ "enqueued": inserted, "known": duplicate, "refused": rejected, "reasons": shown }),
+        };
+        told["warning"] = json!(warning);
+        return table::print_json(&told);
     }
-    let mut text = format!(
-        "{} jobs enqueued, {} were known already, {} refused\n",
-        tally.inserted, tally.duplicate, tally.rejected
-    );
-    for reason in &tally.shown {
-        text.push_str(&format!("  {reason}\n"));
+    let mut text = match command.dry_run {
+        true => format!("{inserted} jobs would be enqueued, {rejected} refused; nothing was enqueued\n"),
+        false => format!("{inserted} jobs enqueued, {duplicate} were known already, {rejected} refused\n"),
+    };
+    for reason in shown {
+        text.push_str(&format!("  {}\n", table::clean(reason)));
     }
-    if tally.rejected > tally.shown.len() as u64 {
+    if *rejected > shown.len() as u64 {
         text.push_str("  and more; --rejects FILE writes all of them\n");
+    }
+    if let Some(warning) = warning {
+        text.push_str(&format!("Warning: {warning}.\n"));
     }
     table::write_out(&text)
 }

@@ -1,11 +1,13 @@
 //! The commands' way to the database: connecting, asking, and saying in words what went wrong.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow};
 use backhaul_engine::{Store, StoreError};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use sqlx::{
-    AssertSqlSafe, PgPool,
+    AssertSqlSafe, Connection, PgConnection, PgPool,
     postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgPoolOptions},
     query::QueryScalar,
 };
@@ -22,11 +24,8 @@ impl Session {
     /// Connects to the database, starting the private one if none is configured.
     pub(crate) async fn connect(&self) -> Result<PgPool> {
         let url = tokio::task::block_in_place(|| self.database_url())?;
-        let options: PgConnectOptions = url
-            .expose_secret()
-            .parse()
-            .map_err(|_| anyhow!(Coded::new(exit::USAGE, "the database URL cannot be parsed")))?;
-        let options = options.application_name("backhaul");
+        let options = options(url.expose_secret())?;
+        reach(&options, self.settings.database.connect_timeout).await?;
         PgPoolOptions::new()
             .max_connections(COMMAND_CONNECTIONS_MAX)
             .acquire_timeout(self.settings.database.connect_timeout)
@@ -36,12 +35,36 @@ impl Session {
     }
 }
 
+fn options(url: &str) -> Result<PgConnectOptions> {
+    let options: PgConnectOptions =
+        url.parse().map_err(|_| anyhow!(Coded::new(exit::USAGE, "the database URL cannot be parsed")))?;
+    Ok(options.application_name("backhaul"))
+}
+
+/// Connects once, without the patience of a pool, which tries a server that refuses again until its time is up and then
+/// cannot say what was wrong.
+async fn reach(options: &PgConnectOptions, timeout: Duration) -> Result<()> {
+    let connected = tokio::time::timeout(timeout, PgConnection::connect_with(options)).await;
+    let connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(explain)?;
+    // It said that the server is there; a connection that cannot be closed well is dropped.
+    let _ = tokio::time::timeout(timeout, connection.close()).await;
+    Ok(())
+}
+
 impl Session {
     /// Opens the engine's store with the connections of the settings.
     pub(crate) async fn store(&self) -> Result<Store> {
         let url = tokio::task::block_in_place(|| self.database_url())?;
         let (most, pooler) = (self.settings.database.pool_max, self.settings.database.pooler);
-        Store::connect(url.expose_secret(), most, pooler).await.map_err(explain_store)
+        match Store::connect(url.expose_secret(), most, pooler).await {
+            // What runs for long starts with a server that is only just restarting. Where it waited in vain, one more
+            // try says why.
+            Err(StoreError::Database(error @ sqlx::Error::PoolTimedOut)) => {
+                reach(&options(url.expose_secret())?, self.settings.database.connect_timeout).await?;
+                Err(explain(error))
+            }
+            opened => opened.map_err(explain_store),
+        }
     }
 }
 
@@ -90,7 +113,11 @@ pub(crate) fn explain(error: sqlx::Error) -> anyhow::Error {
                 _ => (exit::FAILURE, text),
             }
         }
-        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+        sqlx::Error::PoolTimedOut => (
+            exit::DATABASE,
+            "the database cannot be reached: it does not answer (`backhaul doctor` looks closer)".to_owned(),
+        ),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
             (exit::DATABASE, format!("the database cannot be reached: {error} (`backhaul doctor` looks closer)"))
         }
         other => (exit::FAILURE, format!("the database: {other}")),

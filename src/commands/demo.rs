@@ -55,6 +55,9 @@ pub(crate) struct Demo {
     reset: bool,
 }
 
+/// Requests a minute that each simulated limit bears here, at least.
+const PER_MINUTE_MIN: u32 = 600;
+
 /// Runs the demo.
 pub(crate) async fn run(session: &Session, command: Demo) -> Result<()> {
     let stop = Stop::listen()?;
@@ -70,9 +73,12 @@ pub(crate) async fn run(session: &Session, command: Demo) -> Result<()> {
 
     let mut options = SimOptions::default();
     options.load_faults(FAULTS).context("the demo's fault script")?;
+    // The simulator's own limits are the documented ones, and a demonstration that waited for them would take minutes.
+    options.settings.limits.values_mut().for_each(|limit| *limit = PER_MINUTE_MIN.max(*limit));
+    let settings = options.settings.clone();
     let simulator = Simulator::start(options).await.context("the simulator cannot start")?;
     let tenants: Vec<String> = scenario::TENANTS.iter().map(|tenant| (*tenant).to_owned()).collect();
-    let addresses = simulated_profiles::Addresses::of(&simulator);
+    let addresses = simulated_profiles::Addresses::of(&simulator, &settings);
     simulated_profiles::write(&house.profiles(), &tenants, &addresses)?;
     house.write_settings(SETTINGS)?;
 

@@ -7,17 +7,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use sqlx::Row;
+use sqlx::{PgPool, Row};
 
 use super::{
     database::explain,
     exit::{self, Coded},
     jobs::preview,
+    payloads::{self, Payloads, Target},
     session::Session,
     table,
+    when::{self, When},
 };
 use crate::telemetry;
 
@@ -34,13 +35,14 @@ Examples:
   backhaul enqueue widget-patch --tenant acme --file patch.json --key order-17 --json
   backhaul enqueue widget-patch --tenant acme --file patch.json --preview
   backhaul enqueue handshake --tenant acme --file - --run-at 2030-01-01T00:00:00Z < probe.json
+  backhaul enqueue enrichment --tenant acme --file job.json --run-at +2h --deadline +7d
 
 With --key, a second call with the same payload adds nothing and prints the first job's id.")]
 pub(crate) struct Enqueue {
     /// Kind of the job, for example enrichment
     kind: String,
     /// Whose work it is
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", value_parser = payloads::tenant)]
     tenant: String,
     /// The payload, a JSON object
     #[arg(long, value_name = "JSON", required_unless_present = "file", conflicts_with = "file")]
@@ -54,21 +56,24 @@ pub(crate) struct Enqueue {
     /// Urgency
     #[arg(long, value_enum, default_value_t = Priority::Normal)]
     priority: Priority,
-    /// Not before this time, as 2030-01-31T08:00:00Z
+    /// Not before this time: as 2030-01-31T08:00:00Z, or from now as +90s, +15m, +2h or +3d
     #[arg(long, value_name = "TIME")]
-    run_at: Option<DateTime<Utc>>,
+    run_at: Option<When>,
     /// Jobs with the same key run one at a time, in order [default: as the kind derives it from the payload]
     #[arg(long, value_name = "KEY")]
     ordering_key: Option<String>,
     /// Total tries [default: the kind's]
     #[arg(long, value_name = "TRIES")]
     max_attempts: Option<i32>,
-    /// Dead after this time [default: the kind's deadline]
+    /// Dead after this time, written as --run-at is [default: the kind's deadline]
     #[arg(long, value_name = "TIME")]
-    deadline: Option<DateTime<Utc>>,
+    deadline: Option<When>,
     /// W3C trace context of the producer [default: this command's own, or the variable TRACEPARENT]
     #[arg(long, value_name = "CONTEXT")]
     traceparent: Option<String>,
+    /// Enqueue a payload also where this program's rules, or the tenant's on this machine, say that a worker refuses it
+    #[arg(long, conflicts_with = "preview")]
+    unchecked: bool,
     /// Show what the job would do now, and do not enqueue it; see `backhaul jobs preview`
     #[arg(long)]
     preview: bool,
@@ -107,6 +112,11 @@ pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
     let priority = command.priority.name();
     let traceparent = command.traceparent.or_else(telemetry::traceparent).or_else(|| std::env::var("TRACEPARENT").ok());
     let pool = session.connect().await?;
+    if !command.unchecked {
+        check(session, &pool, &command.kind, &command.tenant, &payload).await?;
+    }
+    let run_at = when::resolve(command.run_at, &pool).await?;
+    let deadline = when::resolve(command.deadline, &pool).await?;
     let answer = sqlx::query(
         "select job_id, outcome from backhaul.enqueue(kind => $1, payload => $2, tenant => $3, idempotency_key => $4,
              priority => $5, run_at => $6, ordering_key => $7, max_attempts => $8, deadline => $9, traceparent => $10)",
@@ -116,10 +126,10 @@ pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
     .bind(&command.tenant)
     .bind(&command.key)
     .bind(priority)
-    .bind(command.run_at)
+    .bind(run_at)
     .bind(&command.ordering_key)
     .bind(command.max_attempts)
-    .bind(command.deadline)
+    .bind(deadline)
     .bind(traceparent)
     .fetch_one(&pool)
     .await
@@ -131,6 +141,19 @@ pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
     }
     let text = if outcome == "duplicate" { "was enqueued before under this key" } else { "is enqueued" };
     table::write_out(&format!("job {id} {text}; see `backhaul jobs show {id}`\n"))
+}
+
+/// Refuses a payload that a worker would make a dead letter of at once.
+async fn check(session: &Session, pool: &PgPool, kind: &str, tenant: &str, payload: &Value) -> Result<()> {
+    let payloads = Payloads::of(session, kind, tenant, Target::of(pool, kind).await?.now);
+    let Err(unfit) = payloads.check(payload, &payloads.demands()) else { return Ok(()) };
+    let mut text = format!("nothing is enqueued, because a worker would refuse the payload: {}", unfit.code);
+    for problem in &unfit.problems {
+        let place = if problem.pointer.is_empty() { "(document)" } else { &problem.pointer };
+        text.push_str(&format!("\n  {place}: {}", table::clean(&problem.message)));
+    }
+    text.push_str("\nMend it, or add --unchecked where the workers have other rules.");
+    Err(anyhow!(Coded::new(exit::USAGE, text)))
 }
 
 /// The payload that was given as text or as a file; `-` is standard input. Bounded.

@@ -1,9 +1,9 @@
 //! `backhaul jobs`: unfinished and dead jobs, one job's life, why it does not run, and what a person does about it.
 
+mod decide;
 mod explain;
 pub(crate) mod preview;
 mod reprioritize;
-mod reschedule;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,11 +13,11 @@ use sqlx::PgPool;
 use super::{
     database::{explain, is_forbidden, rows_of},
     exit::{self, Coded},
-    session::{Actor, Session},
+    session::Session,
     table::{self, Column},
 };
 
-/// List, show, explain, reschedule and cancel jobs.
+/// List, count, show, explain, reschedule and cancel jobs.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +28,9 @@ Examples:
   backhaul jobs preview 4711
   backhaul jobs reschedule 4711 --at now
   backhaul jobs reprioritize 4711 --priority critical
-  backhaul jobs cancel 4711 --why 'the customer withdrew'")]
+  backhaul jobs cancel 4711 --why 'the customer withdrew'
+  backhaul jobs count --batch leavers-2026
+  backhaul jobs cancel --batch leavers-2026 --why 'wrong file' --yes")]
 pub(crate) enum Jobs {
     /// List unfinished and dead jobs, oldest first
     List(List),
@@ -36,10 +38,11 @@ pub(crate) enum Jobs {
     Show(ShowOne),
     Explain(explain::Explain),
     Preview(preview::PreviewOne),
-    Reschedule(reschedule::Reschedule),
+    Reschedule(decide::Reschedule),
     Reprioritize(reprioritize::Reprioritize),
-    /// End an unfinished job; a running one is stopped within seconds
-    Cancel(Cancel),
+    Cancel(decide::Cancel),
+    /// Count jobs by state; with --batch also those that have ended
+    Count(Count),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -52,8 +55,9 @@ enum State {
     Dead,
 }
 
+/// Which jobs are meant.
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct Filter {
     /// Only this kind
     #[arg(long)]
     kind: Option<String>,
@@ -63,6 +67,38 @@ pub(crate) struct List {
     /// Only this state
     #[arg(long, value_enum)]
     state: Option<State>,
+    /// Only jobs of this batch: those whose idempotency key begins with NAME/, as `backfill --batch` makes them
+    #[arg(long, value_name = "NAME")]
+    batch: Option<String>,
+}
+
+impl Filter {
+    fn is_empty(&self) -> bool {
+        self.kind.is_none() && self.tenant.is_none() && self.state.is_none() && self.batch.is_none()
+    }
+
+    fn state(&self) -> Option<String> {
+        self.state.and_then(|state| state.to_possible_value().map(|value| value.get_name().to_owned()))
+    }
+}
+
+/// The condition of a [`Filter`] on `job_states`, with the placeholders $1 to $4.
+const MATCHES: &str = "($1::text is null or kind = $1) and ($2::text is null or tenant = $2)
+    and ($3::text is null or state = $3) and ($4::text is null or starts_with(idempotency_key, $4 || '/'))";
+
+#[derive(Debug, Args)]
+pub(crate) struct Count {
+    #[command(flatten)]
+    filter: Filter,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    filter: Filter,
     /// Only jobs with a greater id: the next page
     #[arg(long, value_name = "ID", default_value_t = 0)]
     after: i64,
@@ -81,20 +117,6 @@ pub(crate) struct ShowOne {
     /// Show the payload too; it may hold personal data
     #[arg(long)]
     payload: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Cancel {
-    /// The job's id
-    id: i64,
-    #[command(flatten)]
-    actor: Actor,
-    /// Reason, for the audit trail
-    #[arg(long, value_name = "TEXT")]
-    why: String,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -131,34 +153,54 @@ pub(crate) async fn run(session: &Session, command: Jobs) -> Result<()> {
         Jobs::Show(show) => self::show(&pool, &show).await,
         Jobs::Explain(one) => explain::run(&pool, &one).await,
         Jobs::Preview(one) => preview::run(session, one).await,
-        Jobs::Reschedule(one) => reschedule::run(&pool, one).await,
+        Jobs::Reschedule(command) => decide::reschedule(&pool, &command).await,
         Jobs::Reprioritize(one) => reprioritize::run(&pool, one).await,
-        Jobs::Cancel(cancel) => self::cancel(&pool, cancel).await,
+        Jobs::Cancel(command) => decide::cancel(&pool, &command).await,
+        Jobs::Count(count) => self::count(&pool, &count).await,
     }
 }
 
 async fn list(pool: &PgPool, list: List) -> Result<()> {
-    let rows = rows_of(
+    let filter = list.filter;
+    let rows = rows_of(&format!(
         "select id, kind, tenant, priority, state, attempt, max_attempts, due_at, enqueued_at, deadline_at,
                 ordering_key, idempotency_key, enqueued_by, rescues, replays, worker,
                 attempt || '/' || max_attempts as tries,
                 to_char(due_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') as due,
                 to_char(enqueued_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') as enqueued,
                 last_error ->> 'code' as last_error
-         from backhaul.job_states
-         where id > $1 and ($2::text is null or kind = $2) and ($3::text is null or tenant = $3)
-           and ($4::text is null or state = $4)
-         order by id limit $5",
-    )
+         from backhaul.job_states where {MATCHES} and id > $5 order by id limit $6"
+    ))
+    .bind(&filter.kind)
+    .bind(&filter.tenant)
+    .bind(filter.state())
+    .bind(&filter.batch)
     .bind(list.after)
-    .bind(list.kind)
-    .bind(list.tenant)
-    .bind(list.state.and_then(|state| state.to_possible_value().map(|value| value.get_name().to_owned())))
     .bind(list.limit)
     .fetch_all(pool)
     .await
     .map_err(explain)?;
     table::print(&rows, &COLUMNS, list.json, "no such jobs")
+}
+
+/// A finished job is gone from the queue; of a batch its key is remembered, so that its end can be looked up.
+async fn count(pool: &PgPool, count: &Count) -> Result<()> {
+    let Count { filter, json } = count;
+    let rows = match &filter.batch {
+        Some(batch) => {
+            let sql = "select * from backhaul.batch_states($1, $2, $3) where $4::text is null or state = $4";
+            rows_of(sql).bind(batch).bind(&filter.kind).bind(&filter.tenant).bind(filter.state())
+        }
+        None => rows_of(&format!(
+            "select state, count(*) as jobs from backhaul.job_states where {MATCHES} group by state order by state"
+        ))
+        .bind(&filter.kind)
+        .bind(&filter.tenant)
+        .bind(filter.state())
+        .bind(&filter.batch),
+    };
+    let rows = rows.fetch_all(pool).await.map_err(explain)?;
+    table::print(&rows, &[("state", "STATE"), ("jobs", "JOBS")], *json, "no such jobs")
 }
 
 async fn show(pool: &PgPool, show: &ShowOne) -> Result<()> {
@@ -203,7 +245,7 @@ async fn show(pool: &PgPool, show: &ShowOne) -> Result<()> {
         [("Steps", &steps, &STEPS[..]), ("Failures", &errors, &ERRORS[..]), ("Events", &events, &EVENTS[..])]
     {
         if !rows.is_empty() {
-            text.push_str(&format!("\n{title}\n{}", table::render(rows, columns)));
+            text.push_str(&format!("\n{title}\n{}", table::render_whole(rows, columns)));
         }
     }
     if show.payload && !inside["payload"].is_null() {
@@ -221,21 +263,5 @@ fn members(object: &Value) -> String {
         .filter(|(_, value)| !value.is_null() && !value.is_object())
         .map(|(name, value)| json!({ "name": name, "value": value.as_str().map_or(value.to_string(), str::to_owned) }))
         .collect();
-    table::render(&rows, &[("name", "JOB"), ("value", "")])
-}
-
-async fn cancel(pool: &PgPool, cancel: Cancel) -> Result<()> {
-    let outcome: String = sqlx::query_scalar("select backhaul.cancel($1, $2, $3)")
-        .bind(cancel.id)
-        .bind(cancel.actor.name())
-        .bind(&cancel.why)
-        .fetch_one(pool)
-        .await
-        .map_err(explain)?;
-    if cancel.json {
-        return table::print_json(&json!({ "id": cancel.id, "outcome": outcome }));
-    }
-    let note =
-        if outcome == "cancelled_running" { "; it was running, and its worker stops it within seconds" } else { "" };
-    table::write_out(&format!("job {} is cancelled{note}\n", cancel.id))
+    table::render_whole(&rows, &[("name", "JOB"), ("value", "")])
 }

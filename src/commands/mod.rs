@@ -3,6 +3,7 @@
 mod backfill;
 #[cfg(feature = "bench")]
 mod bench;
+mod bulk;
 mod completions;
 mod database;
 mod db;
@@ -18,6 +19,7 @@ mod kinds;
 mod migrate;
 mod outbox;
 mod parked;
+mod payloads;
 mod queue;
 mod schedules;
 mod serve;
@@ -30,6 +32,7 @@ mod simulated_profiles;
 mod stats;
 mod stop;
 mod table;
+mod when;
 mod work;
 
 use std::{env, future::Future, path::PathBuf, time::Duration};

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use backhaul_engine::Store;
 use backhaul_ingress::parked::{self, StillParked};
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
-    database::{explain, explain_store, rows_of},
+    bulk::{self, Bulk, Fate, Words},
+    database::{explain, rows_of},
     exit::{self, Coded},
     serve,
     session::{Actor, Session},
@@ -24,8 +27,9 @@ Examples:
   backhaul parked list
   backhaul parked show 0198c0de-0000-7000-8000-000000000001 --body
   backhaul parked replay 0198c0de-0000-7000-8000-000000000001
-  backhaul parked replay --reason unknown_channel
+  backhaul parked replay --reason unknown_channel --yes
   backhaul parked discard 0198c0de-0000-7000-8000-000000000001 --why 'not ours'
+  backhaul parked discard --tenant acme --reason unmatched_event --why 'not ours' --yes
 
 A replay routes the event anew by routes.toml as it is now, and makes its jobs once.")]
 pub(crate) enum Parked {
@@ -39,6 +43,11 @@ pub(crate) enum Parked {
     Discard(Discard),
 }
 
+/// Events that are asked for at a time.
+const PAGE_EVENTS: usize = 500;
+/// Events that one replay by filter looks at, however few of them can be routed.
+const LOOKED_AT_MAX: usize = 100_000;
+
 /// Which events are meant.
 #[derive(Debug, Args)]
 pub(crate) struct Filter {
@@ -48,15 +57,18 @@ pub(crate) struct Filter {
     /// Only this reason, for example unknown_channel
     #[arg(long)]
     reason: Option<String>,
-    /// At most so many
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
-    limit: i64,
 }
+
+/// The condition of a [`Filter`], on the placeholders $1 and $2.
+const MATCHES: &str = "($1::text is null or tenant = $1) and ($2::text is null or reason = $2)";
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
     filter: Filter,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -71,33 +83,36 @@ pub(crate) struct ShowOne {
     body: bool,
 }
 
+/// Events by their ids, or all that a filter finds, oldest first.
 #[derive(Debug, Args)]
-pub(crate) struct Replay {
-    /// Ids of events; none means those of the filter, oldest first
+struct Chosen {
+    /// Ids of events
     #[arg(value_name = "ID", conflicts_with_all = ["tenant", "reason"])]
     ids: Vec<Uuid>,
     #[command(flatten)]
     filter: Filter,
+    #[command(flatten)]
+    bulk: Bulk,
+    #[command(flatten)]
+    actor: Actor,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    chosen: Chosen,
     /// What becomes of which event [default: the setting ingress.routes]
     #[arg(long, value_name = "FILE")]
     routes: Option<PathBuf>,
-    #[command(flatten)]
-    actor: Actor,
     /// Reason, for the audit trail
     #[arg(long, value_name = "TEXT", default_value = "replayed by hand")]
     why: String,
-    /// Print a JSON array of outcomes
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Discard {
-    /// Ids of events
-    #[arg(value_name = "ID", required = true)]
-    ids: Vec<Uuid>,
     #[command(flatten)]
-    actor: Actor,
+    chosen: Chosen,
     /// Reason, for the audit trail
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -126,15 +141,13 @@ pub(crate) async fn run(session: &Session, command: Parked) -> Result<()> {
 
 async fn list(session: &Session, list: List) -> Result<()> {
     let pool = session.connect().await?;
-    let rows = rows_of(
+    let rows = rows_of(&format!(
         "select p.*, to_char(p.received_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS') as received
-         from backhaul.parked_events p
-         where ($1::text is null or p.tenant = $1) and ($2::text is null or p.reason = $2)
-         order by p.received_at desc, p.id desc limit $3",
-    )
+         from backhaul.parked_events p where {MATCHES} order by p.received_at desc, p.id desc limit $3"
+    ))
     .bind(list.filter.tenant)
     .bind(list.filter.reason)
-    .bind(list.filter.limit)
+    .bind(list.limit)
     .fetch_all(&pool)
     .await
     .map_err(explain)?;
@@ -159,25 +172,40 @@ async fn show(session: &Session, show: &ShowOne) -> Result<()> {
 }
 
 async fn replay(session: &Session, replay: &Replay) -> Result<()> {
-    let routes = serve::read_routes(replay.routes.as_deref().unwrap_or(&session.settings.ingress.routes))?;
+    let Replay { chosen, routes, why } = replay;
+    let routes = serve::read_routes(routes.as_deref().unwrap_or(&session.settings.ingress.routes))?;
     let (profiles, checks) = (serve::read_profiles(session)?, serve::checks());
     let store = session.store().await?;
+    let actor = chosen.actor.name();
     let mut outcomes = Vec::new();
-    for id in chosen(&store, replay).await? {
-        let replayed = async {
-            let event = parked::load(&store, id).await?;
-            let profile = profiles.get(&event.tenant).map(AsRef::as_ref);
-            parked::replay(&store, &routes, &checks, profile, &event, &replay.actor.name(), &replay.why).await
-        };
-        match replayed.await {
-            Ok(jobs) => outcomes.push(
-                json!({ "id": id, "outcome": "replayed", "detail": format!("{} jobs", jobs.len()), "jobs": jobs }),
-            ),
-            Err(StillParked::Database(error)) if error.as_database_error().is_none() => return Err(explain(error)),
-            Err(error) => outcomes.push(json!({ "id": id, "outcome": "parked", "detail": error.to_string() })),
+    let mut replayed = 0;
+    let mut pages = Pages::of(&store, chosen)?;
+    if pages.only_counts() {
+        return bulk::announce(pages.total().await?, &chosen.bulk, Words { thing: "parked event", done: "replayed" });
+    }
+    // Events that no route wants yet do not use the limit up, or the same ones would stand before all others for ever.
+    'all: while let Some(page) = pages.next().await? {
+        for id in page {
+            let jobs = async {
+                let event = parked::load(&store, id).await?;
+                let profile = profiles.get(&event.tenant).map(AsRef::as_ref);
+                parked::replay(&store, &routes, &checks, profile, &event, actor.as_deref(), why).await
+            };
+            match jobs.await {
+                Ok(jobs) => {
+                    replayed += 1;
+                    let detail = format!("{} jobs", jobs.len());
+                    outcomes.push(json!({ "id": id, "outcome": "replayed", "detail": detail, "jobs": jobs }));
+                }
+                Err(StillParked::Database(error)) if error.as_database_error().is_none() => return Err(explain(error)),
+                Err(error) => outcomes.push(json!({ "id": id, "outcome": "parked", "detail": error.to_string() })),
+            }
+            if chosen.ids.is_empty() && (replayed >= chosen.bulk.limit || outcomes.len() >= LOOKED_AT_MAX) {
+                break 'all;
+            }
         }
     }
-    table::print(&outcomes, &OUTCOMES, replay.json, "no parked events")?;
+    table::print(&outcomes, &OUTCOMES, chosen.bulk.json, "no parked events")?;
     let left = outcomes.iter().filter(|outcome| outcome["outcome"] != "replayed").count();
     if left == 0 {
         return Ok(());
@@ -185,35 +213,83 @@ async fn replay(session: &Session, replay: &Replay) -> Result<()> {
     Err(anyhow!(Coded::new(exit::UNWELL, format!("{left} of {} events stay parked", outcomes.len()))))
 }
 
-async fn chosen(store: &Store, replay: &Replay) -> Result<Vec<Uuid>> {
-    if !replay.ids.is_empty() {
-        return Ok(replay.ids.clone());
+async fn discard(session: &Session, discard: &Discard) -> Result<()> {
+    let Discard { chosen, why } = discard;
+    let store = session.store().await?;
+    let words = Words { thing: "parked event", done: "discarded" };
+    let mut pages = Pages::of(&store, chosen)?;
+    if pages.only_counts() {
+        return bulk::announce(pages.total().await?, &chosen.bulk, words);
     }
-    sqlx::query_scalar(
-        "select id from backhaul.parked_events
-         where ($1::text is null or tenant = $1) and ($2::text is null or reason = $2)
-         order by received_at, id limit $3",
-    )
-    .bind(&replay.filter.tenant)
-    .bind(&replay.filter.reason)
-    .bind(replay.filter.limit)
-    .fetch_all(store)
+    let most = usize::try_from(chosen.bulk.limit).unwrap_or(usize::MAX);
+    let mut ids = Vec::new();
+    while let Some(page) = pages.next().await? {
+        ids.extend(page);
+        if chosen.ids.is_empty() && ids.len() >= most {
+            ids.truncate(most);
+            break;
+        }
+    }
+    bulk::decide(&ids, chosen.ids.is_empty(), &chosen.bulk, words, async |id| {
+        let given_up = sqlx::query("select backhaul.parked_discard($1, $2, $3)");
+        given_up.bind(id).bind(chosen.actor.name()).bind(why).execute(&store).await.map_err(explain)?;
+        Ok(Fate::Done(words.done.to_owned()))
+    })
     .await
-    .map_err(|error| explain_store(error.into()))
 }
 
-async fn discard(session: &Session, discard: &Discard) -> Result<()> {
-    let pool = session.connect().await?;
-    for id in &discard.ids {
-        sqlx::query("select backhaul.parked_discard($1, $2, $3)")
-            .bind(id)
-            .bind(discard.actor.name())
-            .bind(&discard.why)
-            .execute(&pool)
+/// The chosen events page by page, oldest first.
+struct Pages<'a> {
+    store: &'a Store,
+    chosen: &'a Chosen,
+    last: Option<(DateTime<Utc>, Uuid)>,
+    ended: bool,
+}
+
+impl<'a> Pages<'a> {
+    fn of(store: &'a Store, chosen: &'a Chosen) -> Result<Self> {
+        if chosen.ids.is_empty() && chosen.filter.tenant.is_none() && chosen.filter.reason.is_none() {
+            return Err(anyhow!(Coded::new(exit::USAGE, "name ids, or a filter: --tenant, --reason")));
+        }
+        Ok(Self { store, chosen, last: None, ended: false })
+    }
+
+    fn only_counts(&self) -> bool {
+        self.chosen.ids.is_empty() && !self.chosen.bulk.yes
+    }
+
+    async fn total(&self) -> Result<i64> {
+        let sql = format!("select count(*) from backhaul.parked_events where {MATCHES}");
+        let total = sqlx::query_scalar(AssertSqlSafe(sql));
+        let Filter { tenant, reason } = &self.chosen.filter;
+        total.bind(tenant).bind(reason).fetch_one(self.store).await.map_err(explain)
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<Uuid>>> {
+        if std::mem::replace(&mut self.ended, !self.chosen.ids.is_empty()) {
+            return Ok(None);
+        }
+        if !self.chosen.ids.is_empty() {
+            return Ok(Some(self.chosen.ids.clone()));
+        }
+        let sql = format!(
+            "select received_at, id from backhaul.parked_events
+             where {MATCHES} and ($3::timestamptz is null or (received_at, id) > ($3, $4::uuid))
+             order by received_at, id limit {PAGE_EVENTS}"
+        );
+        let Filter { tenant, reason } = &self.chosen.filter;
+        let page: Vec<(DateTime<Utc>, Uuid)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(tenant)
+            .bind(reason)
+            .bind(self.last.map(|(at, _)| at))
+            .bind(self.last.map(|(_, id)| id))
+            .fetch_all(self.store)
             .await
             .map_err(explain)?;
+        self.last = page.last().copied();
+        self.ended = page.is_empty();
+        Ok(Some(page.into_iter().map(|(_, id)| id).collect()).filter(|_| !self.ended))
     }
-    table::write_out(&format!("{} parked events discarded\n", discard.ids.len()))
 }
 
 fn not_found(id: Uuid) -> anyhow::Error {

@@ -59,16 +59,16 @@ impl Session {
 /// Who decides, for the audit trail.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Actor {
-    /// Who does this, for the audit trail [default: the login name]
+    /// Who does this, for the audit trail [default: the login name, or else the database's]
     #[arg(long = "actor", value_name = "NAME")]
     given: Option<String>,
 }
 
 impl Actor {
-    /// The name that was given, else the login name.
-    pub(crate) fn name(&self) -> String {
+    /// The name that was given, else the login name. Where there is none, the database records its own login.
+    pub(crate) fn name(&self) -> Option<String> {
         let login = || env::var("SUDO_USER").or_else(|_| env::var("USER")).or_else(|_| env::var("LOGNAME")).ok();
-        self.given.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
+        self.given.clone().or_else(login).filter(|name| !name.is_empty())
     }
 }
 

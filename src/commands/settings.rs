@@ -1,9 +1,13 @@
 //! `backhaul config`: what the settings are.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
-use super::session::Session;
+use super::{
+    exit::{self, Coded},
+    serve,
+    session::Session,
+};
 use crate::config::DEFAULTS;
 
 /// Check the settings, or print every setting with its default and its explanation.
@@ -14,7 +18,8 @@ Examples:
   BACKHAUL__WORKER__CONCURRENCY=32 backhaul config check
   backhaul config defaults > backhaul.toml")]
 pub(crate) enum Show {
-    /// Read the settings from all layers, say everything that is wrong, and print the outcome without secrets
+    /// Read the settings from all layers, the connection profiles and the routes, say everything that is wrong, and print
+    /// the settings without secrets
     Check,
     /// Print every setting with its default
     Defaults,
@@ -23,8 +28,23 @@ pub(crate) enum Show {
 /// Runs one of the subcommands. Wrong settings have been reported before this is reached.
 pub(crate) fn run(session: &Session, command: &Show) -> Result<()> {
     match command {
-        Show::Check => println!("{:#?}", session.settings),
+        Show::Check => {
+            check_files(session)?;
+            println!("{:#?}", session.settings);
+        }
         Show::Defaults => print!("{DEFAULTS}"),
     }
     Ok(())
+}
+
+/// What `work` and `serve` would refuse to start with. An installation that receives no webhooks needs no routes, so a
+/// file that is not there is no mistake.
+fn check_files(session: &Session) -> Result<()> {
+    let routes = &session.settings.ingress.routes;
+    let wrong = [
+        serve::read_profiles(session).err(),
+        routes.exists().then(|| serve::read_routes(routes)).and_then(Result::err),
+    ];
+    let wrong: Vec<String> = wrong.into_iter().flatten().map(|error| format!("{error:#}")).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(anyhow!(Coded::new(exit::USAGE, wrong.join("\n")))) }
 }

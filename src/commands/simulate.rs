@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use backhaul_simulator::{CertificateKind, SimOptions, Simulator};
+use backhaul_simulator::{CertificateKind, Settings, SimOptions, Simulator};
 use clap::Args;
 use serde_json::json;
 
@@ -53,10 +53,11 @@ pub(crate) async fn run(command: Simulate) -> Result<()> {
         options.load_faults(&text).with_context(|| path.display().to_string())?;
     }
     let stop = Stop::listen()?;
+    let settings = options.settings.clone();
     let simulator = Simulator::start(options).await.context("the simulator cannot start")?;
     let tls = simulator.tls_url(CertificateKind::Good);
     if let Some(dir) = &command.profiles {
-        write_profiles(dir, &command, &simulator)?;
+        write_profiles(dir, &command, &simulator, &settings)?;
     }
     if command.json {
         table::print_json(&json!({ "http": simulator.base_url(), "tls": tls }))?;
@@ -72,8 +73,8 @@ pub(crate) async fn run(command: Simulate) -> Result<()> {
     Ok(())
 }
 
-fn write_profiles(dir: &Path, command: &Simulate, simulator: &Simulator) -> Result<()> {
-    let mut addresses = simulated_profiles::Addresses::of(simulator);
+fn write_profiles(dir: &Path, command: &Simulate, simulator: &Simulator, settings: &Settings) -> Result<()> {
+    let mut addresses = simulated_profiles::Addresses::of(simulator, settings);
     if let Some(url) = &command.public_url {
         addresses.http.clone_from(url);
     }

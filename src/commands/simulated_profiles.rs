@@ -8,27 +8,41 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use backhaul_simulator::{SimOptions, Simulator};
+use backhaul_simulator::{Settings, SimOptions, Simulator};
 use uuid::Uuid;
 
-/// Requests a minute and class: the simulator's own limits are the documented ones, and a demonstration that waited
-/// for them would take minutes.
-const PER_MINUTE: u32 = 600;
+/// Classes of CXone whose limits the profiles take from the simulator, so that nobody is throttled by surprise.
+const CXONE_CLASSES: [&str; 4] = ["profiles", "webchat", "webhooks", "interactions"];
 
-/// Where the simulator is.
+/// Where the simulator is, and how much it bears.
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     /// Plain listener, without a slash at the end.
     pub(crate) http: String,
     /// The authority of the TLS listeners, as PEM.
     pub(crate) ca_pem: String,
+    /// `cxone.buckets`, as an inline table.
+    cxone_buckets: String,
 }
 
 impl Addresses {
-    /// Reads them off a running simulator.
-    pub(crate) fn of(simulator: &Simulator) -> Self {
-        Self { http: simulator.base_url(), ca_pem: simulator.ca_pem().to_owned() }
+    /// Reads them off a running simulator that has these settings.
+    pub(crate) fn of(simulator: &Simulator, settings: &Settings) -> Self {
+        Self {
+            http: simulator.base_url(),
+            ca_pem: simulator.ca_pem().to_owned(),
+            cxone_buckets: cxone_buckets(settings),
+        }
     }
+}
+
+fn cxone_buckets(settings: &Settings) -> String {
+    let limit = |class: &&str| {
+        let per_minute = settings.limits.get(&format!("cxone/{class}"))?;
+        Some(format!("{class} = {per_minute}"))
+    };
+    let limits: Vec<String> = CXONE_CLASSES.iter().filter_map(limit).collect();
+    format!("{{ {} }}", limits.join(", "))
 }
 
 /// Writes `<tenant>.toml` for each tenant, and the secrets and the authority that the profiles name.
@@ -52,7 +66,7 @@ pub(crate) fn write(dir: &Path, tenants: &[String], addresses: &Addresses) -> Re
 }
 
 fn profile(tenant: &str, dir: &Path, addresses: &Addresses) -> String {
-    let http = &addresses.http;
+    let Addresses { http, cxone_buckets, .. } = addresses;
     // A TOML string takes the path with its backslashes and quotes escaped.
     let hash_key = toml::Value::String(dir.join("hash-key").to_string_lossy().into_owned());
     format!(
@@ -62,7 +76,7 @@ fn profile(tenant: &str, dir: &Path, addresses: &Addresses) -> String {
 base_url = "{http}/cxone"
 insecure = true
 oauth = {{ auth = "basic", client_id = "sim-{tenant}", client_secret_file = "client-secret" }}
-buckets = {{ profiles = {PER_MINUTE}, webchat = {PER_MINUTE}, webhooks = {PER_MINUTE}, interactions = {PER_MINUTE} }}
+buckets = {cxone_buckets}
 
 [genesys]
 base_url = "{http}/genesys"
@@ -110,4 +124,17 @@ fn put(dir: &Path, name: &str, text: &str) -> Result<()> {
 /// A secret of 64 hexadecimal digits, made at every start.
 fn secret() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_have_the_simulators_limits() {
+        let mut settings = Settings::default();
+        assert!(cxone_buckets(&settings).contains("profiles = 200,"), "{}", cxone_buckets(&settings));
+        settings.limits.insert("cxone/profiles".to_owned(), 7);
+        assert!(cxone_buckets(&settings).starts_with("{ profiles = 7, "));
+    }
 }

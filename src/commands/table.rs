@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Longest text of one cell, in characters; the rest is in `--json`.
+/// Longest text of one cell of a list, in characters; the rest is in `show` and in `--json`.
 const CELL_CHARS_MAX: usize = 60;
 
 /// One column: the member of the row that it shows, and its heading.
@@ -35,10 +35,21 @@ pub(crate) fn write_out(text: &str) -> Result<()> {
     }
 }
 
-/// The table as text: columns as wide as their content, numbers to the right.
+/// The table as text: columns as wide as their content, numbers to the right. Long cells are cut.
 pub(crate) fn render(rows: &[Value], columns: &[Column]) -> String {
-    let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|(member, _)| cell(&row[*member])).collect()).collect();
+    lay_out(rows, columns, CELL_CHARS_MAX)
+}
+
+/// As [`render`], with every cell whole: what is said about one thing is said to its end.
+pub(crate) fn render_whole(rows: &[Value], columns: &[Column]) -> String {
+    lay_out(rows, columns, usize::MAX)
+}
+
+fn lay_out(rows: &[Value], columns: &[Column], cell_chars_max: usize) -> String {
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| columns.iter().map(|(member, _)| cell(&row[*member], cell_chars_max)).collect())
+        .collect();
     let width = |at: usize| {
         let content = cells.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
         content.max(columns[at].1.chars().count())
@@ -66,17 +77,17 @@ pub(crate) fn render(rows: &[Value], columns: &[Column]) -> String {
 }
 
 /// One value as a person reads it, see [`clean`] for why its control characters go.
-fn cell(value: &Value) -> String {
+fn cell(value: &Value, chars_max: usize) -> String {
     let text = match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     let clean = clean(&text);
-    if clean.chars().count() <= CELL_CHARS_MAX {
+    if clean.chars().count() <= chars_max {
         return clean;
     }
-    let mut cut: String = clean.chars().take(CELL_CHARS_MAX - 1).collect();
+    let mut cut: String = clean.chars().take(chars_max - 1).collect();
     cut.push('…');
     cut
 }
@@ -90,7 +101,7 @@ pub(crate) fn clean(text: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::render;
+    use super::{render, render_whole};
 
     #[test]
     fn columns_are_as_wide_as_their_content_and_numbers_stand_right() {
@@ -104,5 +115,6 @@ mod tests {
         let text = render(&rows, &[("text", "t")]);
         assert!(!text.contains('\u{1b}'));
         assert!(text.lines().nth(1).expect("one row").chars().count() == 60, "{text}");
+        assert!(render_whole(&rows, &[("text", "t")]).contains(&"x".repeat(100)), "one thing is shown whole");
     }
 }

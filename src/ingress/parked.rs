@@ -65,7 +65,7 @@ pub async fn replay(
     checks: &Checks,
     profile: Option<&Profile>,
     parked: &Parked,
-    actor: &str,
+    actor: Option<&str>,
     why: &str,
 ) -> Result<Vec<i64>, StillParked> {
     let jobs = jobs_of(routes, checks, profile, parked)?;

@@ -1,5 +1,8 @@
 //! What a script relies on: exit codes, JSON, and that no secret is ever printed.
 
+mod backfill;
+mod decisions;
+
 use std::process::Output;
 
 use backhaul_engine::Job;
@@ -98,7 +101,7 @@ async fn a_job_is_enqueued_once_shown_and_cancelled() {
     let id = first["id"].to_string();
     assert_eq!(json_of(&on(&database, &["jobs", "show", &id, "--json"]))["job"]["state"], "ready");
     let cancelled = json_of(&on(&database, &["jobs", "cancel", &id, "--why", "a test", "--actor", "tester", "--json"]));
-    assert_eq!(cancelled["outcome"], "cancelled");
+    assert_eq!(cancelled[0]["outcome"], "cancelled");
     // The job is gone; its events say who ended it and why.
     let shown = json_of(&on(&database, &["jobs", "show", &id, "--json"]));
     assert_eq!(shown["job"], Value::Null);

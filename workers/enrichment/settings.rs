@@ -158,6 +158,23 @@ impl Settings {
         })
     }
 
+    /// Settings that say nothing, to check a payload with where the tenant's own are not at hand. Nothing is sent or
+    /// hashed under them.
+    pub(crate) fn of_nobody() -> Self {
+        Self {
+            legal_basis: String::new(),
+            hash_key: HashKey::of_nobody(),
+            window: Window {
+                age_max: TimeDelta::days(i64::from(FRESHNESS_DAYS_MAX)),
+                skew_max: TimeDelta::seconds(i64::from(SKEW_SECONDS_MAX)),
+            },
+            default_tags: Vec::new(),
+            times: TimeFields::default(),
+            sources: BTreeMap::new(),
+            policies: BTreeMap::new(),
+        }
+    }
+
     /// The time-bearing attributes of `source`: those of its own table, or those declared for all sources.
     pub fn times(&self, source: &str) -> &TimeFields {
         self.sources.get(source).unwrap_or(&self.times)

@@ -74,6 +74,16 @@ impl Column {
         Ok(Self { path, kind })
     }
 
+    /// Whether two headings lead to the same member, whatever type they give it.
+    pub(super) fn is_same_member(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+
+    /// The member's path with dots.
+    pub(super) fn name(&self) -> String {
+        self.path.join(".")
+    }
+
     /// Puts a cell into the payload; an empty one is left out.
     pub(super) fn put_cell(&self, payload: &mut Value, cell: &str) -> Result<(), String> {
         if cell.is_empty() {

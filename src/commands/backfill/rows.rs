@@ -8,13 +8,14 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 
 use super::{
     Format,
     mapping::{Column, Mapping},
 };
+use crate::commands::exit::{self, Coded};
 
 /// Longest row. A quotation mark that is never closed makes the rest of a CSV file one row.
 const ROW_BYTES_MAX: u64 = 1024 * 1024;
@@ -65,7 +66,7 @@ impl Rows {
     pub(super) fn new(input: Box<dyn Read + Send>, format: Format, mapping: Mapping, batch_rows: usize) -> Self {
         let read = Arc::new(AtomicU64::new(0));
         let budget = Arc::new(AtomicU64::new(u64::MAX));
-        let counted = Counted { input, read: Arc::clone(&read), budget: Arc::clone(&budget) };
+        let counted = Counted { input, read: Arc::clone(&read), budget: Arc::clone(&budget), last: 0, crlf: None };
         let source = match format {
             Format::Jsonl => Source::Lines { input: BufReader::with_capacity(READ_BYTES, counted), line: 0 },
             Format::Csv => Source::Csv {
@@ -160,7 +161,7 @@ fn next_record(
     let found = match reader.read_record(&mut record) {
         Ok(found) => found,
         Err(error) => {
-            let line = error.position().map_or(0, csv::Position::line);
+            let line = line_of(reader, error.position());
             return match error.into_kind() {
                 csv::ErrorKind::Utf8 { .. } => Ok(Found::Unreadable(line, "is not UTF-8".to_owned())),
                 // The headings decide the number, and what follows such a row may be shifted, so only the row is lost.
@@ -177,13 +178,13 @@ fn next_record(
     if !found {
         return Ok(Found::End);
     }
-    let line = record.position().map_or(0, csv::Position::line);
+    let line = line_of(reader, record.position());
     let Some(columns) = columns else {
         let first = |at: usize, text: &str| {
             if at == 0 { text.trim_start_matches('\u{feff}').to_owned() } else { text.to_owned() }
         };
         let headings = record.iter().enumerate().map(|(at, text)| Column::parse(&first(at, text)));
-        *columns = Some(headings.collect::<Result<_, String>>().map_err(anyhow::Error::msg)?);
+        *columns = Some(headings.collect::<Result<_, String>>().and_then(distinct).map_err(usage)?);
         return Ok(Found::Blank);
     };
     let mut payload = Value::Object(Map::new());
@@ -194,11 +195,41 @@ fn next_record(
     })
 }
 
+/// The line at which a row begins, from 1. Where lines end with CR LF the reader stops between the two, and so counts
+/// the headings' line once too often for every row below them.
+fn line_of(reader: &csv::Reader<Counted>, position: Option<&csv::Position>) -> u64 {
+    let line = position.map_or(0, csv::Position::line);
+    let below = position.is_some_and(|position| position.byte() > 0);
+    line + u64::from(below && reader.get_ref().crlf == Some(true))
+}
+
+/// Refuses headings that cannot be meant: two for one member, and all of them in one cell.
+fn distinct(columns: Vec<Column>) -> Result<Vec<Column>, String> {
+    for (at, column) in columns.iter().enumerate() {
+        if columns[..at].iter().any(|earlier| earlier.is_same_member(column)) {
+            return Err(format!("the heading {:?} is there twice", column.name()));
+        }
+    }
+    match columns.as_slice() {
+        [only] if only.name().contains([';', '\t', '|']) => {
+            Err("the headings are one cell: separate the cells of a CSV file with commas".to_owned())
+        }
+        _ => Ok(columns),
+    }
+}
+
+fn usage(problem: String) -> anyhow::Error {
+    anyhow!(Coded::new(exit::USAGE, problem))
+}
+
 /// Counts what is read, and ends with an error when a row is longer than its budget.
 struct Counted {
     input: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,
     budget: Arc<AtomicU64>,
+    last: u8,
+    /// Whether the first line ends with CR LF; `None` before its end.
+    crlf: Option<bool>,
 }
 
 impl Read for Counted {
@@ -210,6 +241,13 @@ impl Read for Counted {
             )));
         }
         let count = self.input.read(buffer)?;
+        if self.crlf.is_none()
+            && let Some(end) = buffer[..count].iter().position(|byte| *byte == b'\n')
+        {
+            let before = end.checked_sub(1).map_or(self.last, |before| buffer[before]);
+            self.crlf = Some(before == b'\r');
+        }
+        self.last = buffer[..count].last().copied().unwrap_or(self.last);
         self.read.fetch_add(count as u64, Ordering::Relaxed);
         if budget != u64::MAX {
             self.budget.store(budget.saturating_sub(count as u64), Ordering::Relaxed);

@@ -49,6 +49,27 @@ fn a_bad_row_is_named_by_its_line_and_stops_no_other() {
     assert!(!unreadable[0].1.contains("secret@"), "a message never quotes the row");
 }
 
+/// Lines are counted as an editor counts them, however they end.
+#[test]
+fn line_numbers_do_not_depend_on_how_lines_end() {
+    for end in ["\n", "\r\n"] {
+        let text = ["a:number,b", "1,x", "bad,x", "2,\"two", "lines\"", "3", "bad,y"].join(end);
+        let batches = read(&text, Format::Csv, &[], 500);
+        let rows: Vec<u64> = batches.iter().flat_map(|batch| &batch.rows).map(|row| row.line).collect();
+        let lines: Vec<u64> = batches.iter().flat_map(|batch| &batch.unreadable).map(|(line, _)| *line).collect();
+        assert_eq!((rows, lines), (vec![2, 4], vec![3, 6, 7]), "{end:?}");
+    }
+}
+
+#[test]
+fn headings_that_cannot_be_meant_are_refused_at_once() {
+    for (headings, part) in [("a,b,a:number", "\"a\" is there twice"), ("a;b;c", "with commas")] {
+        let input = Box::new(Cursor::new(format!("{headings}\n1,2,3\n")));
+        let error = Rows::new(input, Format::Csv, Mapping::default(), 10).find_map(Result::err).expect("refused");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
 #[test]
 fn a_file_is_read_in_batches_and_no_further_than_asked() {
     // Endless input: it can only be read if it is never read to its end.

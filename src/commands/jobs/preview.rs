@@ -184,7 +184,9 @@ fn text(subject: &Subject, preview: &Preview) -> String {
         ("Problems", rows(json!(preview.problems)), &PROBLEMS[..]),
     ] {
         if !rows.is_empty() {
-            text.push_str(&format!("\n{title}\n{}", table::render(&rows, columns)));
+            // A problem is a sentence, and one that breaks off helps nobody; values may be as long as they like.
+            let laid_out = if title == "Problems" { table::render_whole } else { table::render };
+            text.push_str(&format!("\n{title}\n{}", laid_out(&rows, columns)));
         }
     }
     text.push('\n');

@@ -1,11 +1,11 @@
 //! `backhaul jobs reprioritize`: another priority for a job that is not running.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::commands::{database::explain, session::Actor, table};
+use crate::commands::{database::explain, enqueue::Priority, session::Actor, table};
 
 /// Give a waiting job another priority
 ///
@@ -32,19 +32,9 @@ pub(crate) struct Reprioritize {
     json: bool,
 }
 
-/// The most urgent first.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Priority {
-    Critical,
-    High,
-    Normal,
-    Low,
-    Backfill,
-}
-
 /// Changes it.
 pub(crate) async fn run(pool: &PgPool, one: Reprioritize) -> Result<()> {
-    let name = one.priority.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let name = one.priority.name().unwrap_or_default();
     let outcome: String = sqlx::query_scalar("select backhaul.reprioritize($1, $2, $3, $4)")
         .bind(one.id)
         .bind(&name)

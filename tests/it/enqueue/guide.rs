@@ -37,6 +37,14 @@ async fn every_sql_example_runs_as_a_producer() {
     }
     let kinds: String = db.one("select string_agg(distinct kind, ' ' order by kind) from backhaul.jobs").await;
     assert_eq!(kinds, "crm-sync enrichment widget-patch");
+    // They are done, and not only taken: a worker would refuse none of them.
+    let jobs: Vec<(String, serde_json::Value)> =
+        sqlx::query_as("select kind, payload from backhaul.jobs").fetch_all(db.store.pool()).await.expect("the jobs");
+    let demands = backhaul_workers::Demands::of(None, chrono::Utc::now(), &|_| None);
+    for (kind, payload) in jobs {
+        let checked = backhaul_workers::check_payload(&kind, &payload, &demands);
+        assert_eq!(checked, Ok(()), "{kind}: {payload}");
+    }
     let rejected: i64 = db.one("select count(*) from backhaul.jobs where payload = '{}'").await;
     assert_eq!(rejected, 0);
 }

@@ -77,6 +77,45 @@ async fn unknown_events_are_parked_and_replayed() {
     assert_eq!(decided, 4);
 }
 
+/// What no route wants yet does not stand before what can be routed by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_goes_on_past_events_that_stay() {
+    let (house, receiver) = serve("parked-past", Setup::default()).await;
+    for (id, channel) in [("i1", "constructor"), ("i2", "email"), ("i3", "email")] {
+        let mut event = voice(id);
+        event["data"]["channelType"] = json!(channel);
+        event["data"]["customer"] = json!({"email": "ann@example.com"});
+        assert_eq!(receiver.interaction(&event).await.body["parked"], true);
+    }
+    let routes = std::fs::read_to_string(house.dir.join("routes.toml")).expect("readable");
+    let routes = routes.replace("channels = [\"chat\"]", "channels = [\"chat\", \"email\"]");
+    std::fs::write(house.dir.join("routes.toml"), routes).expect("writable");
+    let parked = |arguments: &[&str]| {
+        let mut command = binary();
+        command.current_dir(&house.dir).arg("parked").args(arguments).arg("--json");
+        command.env("DATABASE_URL", &house.database.url);
+        command.env("BACKHAUL__PROFILES__DIR", house.dir.join("profiles"));
+        command.env("BACKHAUL__INGRESS__ROUTES", house.dir.join("routes.toml"));
+        let output = command.output().expect("runs");
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), said)
+    };
+    let replay = ["replay", "--reason", "unknown_channel", "--limit", "1"];
+    let (code, would) = parked(&replay);
+    assert_eq!((code, &would["count"], &would["of"]), (Some(0), &json!(1), &json!(3)), "without --yes it counts");
+    assert_eq!(house.counts().await, (3, 0));
+    let (code, outcomes) = parked(&["replay", "--reason", "unknown_channel", "--limit", "1", "--yes"]);
+    let told: Vec<&Value> = outcomes.as_array().expect("a list").iter().map(|one| &one["outcome"]).collect();
+    assert_eq!((code, told), (Some(5), vec![&json!("parked"), &json!("replayed")]));
+    assert_eq!(parked(&["replay"]).0, Some(2), "neither ids nor a filter");
+
+    let discard = ["discard", "--tenant", "acme", "--why", "not ours"];
+    assert_eq!(parked(&discard).1["count"], 2);
+    let (code, outcomes) = parked(&["discard", "--tenant", "acme", "--why", "not ours", "--yes"]);
+    assert_eq!((code, outcomes.as_array().map(Vec::len)), (Some(0), Some(2)));
+    assert_eq!(house.database.one::<i64>("select count(*) from backhaul.parked_events").await, 0);
+}
+
 /// For senders that repeat for ever, the profile turns 422 into 200 and keeps the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_events_are_parked_where_the_profile_says_so() {
