@@ -54,6 +54,7 @@ pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("select * from backhaul.erase('acme', '{ann@example.com}', null, 'why')", "o"),
     ("select actor, why from backhaul.erasures", "or"),
     ("select * from backhaul.outcomes()", "or"),
+    ("select * from backhaul.batch_states('nobody')", "or"),
     ("select backhaul.parked_replay(gen_random_uuid(), '[]', null, 'why')", "o"),
     ("select backhaul.parked_discard(gen_random_uuid(), null, 'why')", "o"),
     // Receiving.
