@@ -236,3 +236,19 @@ async fn samples_do_not_pile_up() {
     })
     .await;
 }
+
+/// Samples are taken several times a second, and a transaction that somebody forgot may be open for days.
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_behind_an_open_transaction_get_sparser() {
+    let db = database().await;
+    db.run(
+        "insert into backhaul.marks (horizon, seq)
+         select '9000000000000000000'::xid8, 1000000 + n from generate_series(1, 5000) n",
+    )
+    .await;
+    for _ in 0..40 {
+        sweep(&db).await;
+    }
+    let marks: i64 = db.one("select count(*) from backhaul.marks where seq > 1000000").await;
+    assert!((500..=1_001).contains(&marks), "{marks} samples are kept");
+}
