@@ -241,9 +241,11 @@ async fn samples_do_not_pile_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_behind_an_open_transaction_get_sparser() {
     let db = database().await;
+    let mut forgotten = db.store.pool().begin().await.expect("begins");
+    sqlx::query("select pg_current_xact_id()").execute(&mut *forgotten).await.expect("has an id");
     db.run(
         "insert into backhaul.marks (horizon, seq)
-         select '9000000000000000000'::xid8, 1000000 + n from generate_series(1, 5000) n",
+         select pg_current_xact_id(), 1000000 + n from generate_series(1, 5000) n",
     )
     .await;
     for _ in 0..40 {
@@ -251,4 +253,5 @@ async fn samples_behind_an_open_transaction_get_sparser() {
     }
     let marks: i64 = db.one("select count(*) from backhaul.marks where seq > 1000000").await;
     assert!((500..=1_001).contains(&marks), "{marks} samples are kept");
+    forgotten.rollback().await.expect("rolls back");
 }

@@ -95,8 +95,10 @@ impl SimulatorProcess {
         let url = addresses["http"].as_str().expect("an address").to_owned();
         for tenant in tenants {
             let path = profiles.join(format!("{tenant}.toml"));
-            let text = std::fs::read_to_string(&path).expect("written").replace("= 600", "= 600000");
-            std::fs::write(path, text).expect("writable");
+            let mut profile: toml::Table = std::fs::read_to_string(&path).expect("written").parse().expect("a profile");
+            let limits = profile["cxone"]["buckets"].as_table_mut().expect("limits by class");
+            limits.iter_mut().for_each(|(_, per_minute)| *per_minute = 600_000.into());
+            std::fs::write(path, profile.to_string()).expect("writable");
         }
         // Tests may share a simulator and end one by one, and a connection lives no longer than its test's runtime.
         let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
