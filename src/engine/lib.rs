@@ -8,6 +8,7 @@ mod backlog;
 mod batch;
 mod breaker;
 mod claim;
+mod claims;
 mod clock;
 mod context;
 mod decide;
