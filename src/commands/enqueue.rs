@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use sqlx::{PgPool, Row};
+use sqlx::Row;
 
 use super::{
     database::explain,
@@ -113,7 +113,10 @@ pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
     let traceparent = command.traceparent.or_else(telemetry::traceparent).or_else(|| std::env::var("TRACEPARENT").ok());
     let pool = session.connect().await?;
     if !command.unchecked {
-        check(session, &pool, &command.kind, &command.tenant, &payload).await?;
+        let now = Target::of(&pool, &command.kind).await?.now;
+        let advice = "Mend it, or add --unchecked where the workers have other rules.";
+        let payloads = Payloads::of(session, &command.kind, &command.tenant, now);
+        payloads.insist(&payload, "nothing is enqueued", advice)?;
     }
     let run_at = when::resolve(command.run_at, &pool).await?;
     let deadline = when::resolve(command.deadline, &pool).await?;
@@ -141,19 +144,6 @@ pub(crate) async fn run(session: &Session, command: Enqueue) -> Result<()> {
     }
     let text = if outcome == "duplicate" { "was enqueued before under this key" } else { "is enqueued" };
     table::write_out(&format!("job {id} {text}; see `backhaul jobs show {id}`\n"))
-}
-
-/// Refuses a payload that a worker would make a dead letter of at once.
-async fn check(session: &Session, pool: &PgPool, kind: &str, tenant: &str, payload: &Value) -> Result<()> {
-    let payloads = Payloads::of(session, kind, tenant, Target::of(pool, kind).await?.now);
-    let Err(unfit) = payloads.check(payload, &payloads.demands()) else { return Ok(()) };
-    let mut text = format!("nothing is enqueued, because a worker would refuse the payload: {}", unfit.code);
-    for problem in &unfit.problems {
-        let place = if problem.pointer.is_empty() { "(document)" } else { &problem.pointer };
-        text.push_str(&format!("\n  {place}: {}", table::clean(&problem.message)));
-    }
-    text.push_str("\nMend it, or add --unchecked where the workers have other rules.");
-    Err(anyhow!(Coded::new(exit::USAGE, text)))
 }
 
 /// The payload that was given as text or as a file; `-` is standard input. Bounded.

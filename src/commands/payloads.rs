@@ -13,6 +13,7 @@ use super::{
     database::explain,
     exit::{self, Coded},
     session::Session,
+    table,
 };
 
 /// What the deployment says of a kind that is about to be enqueued.
@@ -68,6 +69,18 @@ impl<'a> Payloads<'a> {
     /// Checks one payload. A kind that this program does not know is not judged.
     pub(crate) fn check(&self, payload: &Value, demands: &Demands<'_>) -> Result<(), Unfit> {
         check_payload(self.kind, payload, demands)
+    }
+
+    /// Refuses a payload that a worker would make a dead letter of at once. `nothing` says what is not done therefore,
+    /// and `advice` what to do.
+    pub(crate) fn insist(&self, payload: &Value, nothing: &str, advice: &str) -> Result<()> {
+        let Err(unfit) = self.check(payload, &self.demands()) else { return Ok(()) };
+        let mut text = format!("{nothing}, because a worker would refuse the payload: {}", unfit.code);
+        for problem in &unfit.problems {
+            let place = if problem.pointer.is_empty() { "(document)" } else { &problem.pointer };
+            text.push_str(&format!("\n  {place}: {}", table::clean(&problem.message)));
+        }
+        Err(anyhow!(Coded::new(exit::USAGE, format!("{text}\n{advice}"))))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     database::{explain, rows_of},
     enqueue::{Priority, read_payload},
     exit::{self, Coded},
+    payloads::Payloads,
     session::{Audit, Session},
     table::{self, Column},
 };
@@ -136,7 +137,7 @@ pub(crate) async fn run(session: &Session, command: Schedules) -> Result<()> {
     let pool = session.connect().await?;
     match command {
         Schedules::List(list) => self::list(&pool, &list).await,
-        Schedules::Add(add) => self::add(&pool, &add).await,
+        Schedules::Add(add) => self::add(session, &pool, &add).await,
         Schedules::Pause(one) => {
             let changed = switch(&pool, &one, "select backhaul.schedule_pause($1, $2, $3)").await?;
             tell_switched(&one, true, changed, if changed { "is paused" } else { "was paused already" })
@@ -163,12 +164,14 @@ async fn list(pool: &PgPool, list: &List) -> Result<()> {
     table::print(&rows, &COLUMNS, list.json, "no schedules")
 }
 
-async fn add(pool: &PgPool, add: &Add) -> Result<()> {
+async fn add(session: &Session, pool: &PgPool, add: &Add) -> Result<()> {
     let usage = |problem: String| anyhow!(Coded::new(exit::USAGE, problem));
     let timetable = Timetable::parse(&add.cron, &add.timezone).map_err(usage)?;
     let payload = read_payload(add.payload.as_deref(), add.file.as_deref())?;
     let now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await.map_err(explain)?;
     let next = timetable.next(now).map_err(usage)?;
+    // It would make a dead letter each time.
+    Payloads::of(session, &add.kind, &add.tenant, now).insist(&payload, "nothing is scheduled", "Mend it.")?;
     let outcome: String = sqlx::query_scalar(
         "select backhaul.schedule_put(name => $1, kind => $2, payload => $3, cron => $4, timezone => $5, tenant => $6,
              priority => $7, missed => $8, actor => $9, why => $10)",

@@ -149,6 +149,7 @@ async fn exit_codes_tell_apart_what_is_wrong() {
         (&["schedules", "add", "a", "--kind", "toy", "--cron", "99 * * * *", "--payload", "{}"], 2),
         (&["schedules", "add", "a", "--kind", "toy", "--cron", "0 0 30 2 *", "--payload", "{}"], 2),
         (&["schedules", "add", "a", "--kind", "toy", "--cron", "@daily", "--timezone", "Mars", "--payload", "{}"], 2),
+        (&["schedules", "add", "a", "--kind", "enrichment", "--cron", "@daily", "--payload", "{}"], 2),
         (&["schedules", "add", "a", "--kind", "nothing", "--cron", "@daily", "--payload", "{}"], 2),
         (&["schedules", "add", "a", "--kind", "toy", "--cron", "@daily", "--payload", "no json"], 2),
         (&["queue", "pause", "--why", "x"], 2),
