@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::{Claimed, Wish},
+    pooler::answered,
     store::Store,
 };
 
@@ -219,7 +220,7 @@ impl Line {
         }
         let mut line = match self.open.take() {
             Some(line) => line,
-            None => self.connect().await?,
+            None => answered(self.connect()).await?,
         };
         let claimed = timeout(CLAIM_MAX, wish.query().fetch_all(&mut line))
             .await
